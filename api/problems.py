@@ -1,0 +1,68 @@
+"""The one table: what went wrong -> status and words. Pure.
+
+Every refusal and every fault that a client may see is one ``Problem`` made here, so the
+lane, the Quart routes and HTTP/2 cannot differ in a status or a word.
+"""
+
+from typing import Final
+
+import msgspec
+
+from api.answer import Answer
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """A refusal in the contract's words."""
+
+    status: int
+    error: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class _ErrorBody(msgspec.Struct, frozen=True):
+    error: str
+
+
+_encode: Final = msgspec.json.Encoder().encode
+_CHALLENGE: Final = (("WWW-Authenticate", "Bearer"),)
+_RETRY_SOON: Final = (("Retry-After", "1"),)
+
+MISSING_AUTHORIZATION: Final = Problem(401, "Missing Authorization header", _CHALLENGE)
+BAD_AUTHORIZATION: Final = Problem(
+    401, "Invalid Authorization header format. Expected: Bearer <token>", _CHALLENGE
+)
+EMPTY_KEY: Final = Problem(401, "Empty API key", _CHALLENGE)
+INVALID_KEY: Final = Problem(401, "Invalid API key", _CHALLENGE)
+REVOKED_KEY: Final = Problem(401, "API key has been revoked", _CHALLENGE)
+ADMIN_REQUIRED: Final = Problem(403, "Admin access required")
+NOT_THE_OWNER: Final = Problem(403, "access denied: not the owner")
+KEY_NOT_FOUND: Final = Problem(404, "key not found")
+KEYSTORE_UNREACHABLE: Final = Problem(
+    503, "key store unreachable: this key cannot be checked now, try again", _RETRY_SOON
+)
+METHOD_NOT_ALLOWED: Final = Problem(405, "method not allowed")
+NO_SUCH_ROUTE: Final = Problem(404, "not found")
+NO_JOBS: Final = Problem(404, "no jobs available")
+INVALID_JSON: Final = Problem(400, "invalid JSON")
+PAYLOAD_REQUIRED: Final = Problem(400, "payload is required")
+MAX_RETRIES_NEGATIVE: Final = Problem(400, "max_retries must be >= 0")
+STORAGE_FULL: Final = Problem(
+    507, "storage full: the disk has no room for new jobs, try again later", (("Retry-After", "5"),)
+)
+OVERLOADED: Final = Problem(503, "overloaded: too many requests in flight, try again", _RETRY_SOON)
+PARTITION_DOWN: Final = Problem(
+    503, "partition unavailable: it is restarting, try again", _RETRY_SOON
+)
+INTERNAL: Final = Problem(500, "internal error: see the node's log")
+
+
+def missing_scope(scope: str) -> Problem:
+    """403: the key is fine, but may not do this."""
+    return Problem(403, f"Insufficient permissions: {scope} is required")
+
+
+def to_answer(problem: Problem) -> Answer:
+    """The problem as the client sees it."""
+    return Answer(
+        problem.status, _encode(_ErrorBody(problem.error)), headers=problem.headers
+    )

@@ -1,0 +1,220 @@
+"""What crosses the pipe between a front and a partition: commands, replies, pushes.
+
+Each direction carries frames (``framing``), each frame one msgpack array:
+
+* front to partition: ``[[request_id, command], ...]``
+* partition to front: ``[[request_id, reply], ...]``; ``request_id`` 0 is a push that
+  answers nothing (``Hello`` first of all, then a ``Hint`` whenever one is due).
+
+A ``request_id`` is chosen by the front, from 1, and never used twice on one connection.
+A reply leaves the partition only when the events behind it are durable.
+Texts (payload, result, error) are UTF-8 bytes that nobody here looks into.
+"""
+
+from typing import Final
+
+import msgspec
+
+
+class _Message(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Base of every message: an array on the wire, its integer tag first.
+
+    Positions are the schema: a new field goes last and has a default, and a tag is
+    never used again. ``gc=False`` is safe because no message can reach itself.
+    """
+
+
+# Commands -----------------------------------------------------------------------------
+
+
+class Enqueue(_Message, frozen=True, tag=1):
+    """Store a new job. The front minted ``job_id``, whose slot belongs to this partition."""
+
+    job_id: bytes  # the 16 bytes of the UUID
+    payload: bytes
+    max_retries: int  # attempts in all; 0 and 1 both mean one
+    owner: str  # owner_id of the key that submitted it
+
+
+class Lease(_Message, frozen=True, tag=2):
+    """Give me the next ready job, for ``duration_ms``."""
+
+    duration_ms: int
+
+
+class Ack(_Message, frozen=True, tag=3):
+    """The attempt held under ``lease_token`` is done (``None``: whichever is running)."""
+
+    job_id: bytes
+    lease_token: int | None
+    result: bytes | None
+
+
+class Fail(_Message, frozen=True, tag=4):
+    """The attempt held under ``lease_token`` failed (``None``: whichever is running)."""
+
+    job_id: bytes
+    lease_token: int | None
+    error: bytes
+
+
+class Get(_Message, frozen=True, tag=5):
+    """Tell me about a job."""
+
+    job_id: bytes
+
+
+class Tick(_Message, frozen=True, tag=6):
+    """Let time catch up. The actor's own timer; a front never sends it."""
+
+
+Command = Enqueue | Lease | Ack | Fail | Get | Tick
+
+
+# Replies ------------------------------------------------------------------------------
+
+
+class Enqueued(_Message, frozen=True, tag=1):
+    """The job is on disk."""
+
+    job_id: bytes
+
+
+class Leased(_Message, frozen=True, tag=2):
+    """The caller holds the job until ``lease_until_ms`` (ms since 1970)."""
+
+    job_id: bytes
+    payload: bytes
+    lease_until_ms: int
+    attempt: int
+    lease_token: int
+    max_retries: int
+    created_at_ms: int
+
+
+class NothingReady(_Message, frozen=True, tag=3):
+    """No job can be leased in this partition now."""
+
+
+class Settled(_Message, frozen=True, tag=4):
+    """The ack or the failure report is on disk (or was there already, the same)."""
+
+    job_id: bytes
+
+
+class LeaseLost(_Message, frozen=True, tag=5):
+    """The token named is not that of the live lease; nothing was changed."""
+
+    job_id: bytes
+
+
+class NotRunning(_Message, frozen=True, tag=6):
+    """An ack without a token met a job that nobody holds; nothing was changed."""
+
+    job_id: bytes
+    state: str
+
+
+class JobNotFound(_Message, frozen=True, tag=7):
+    """No such job here."""
+
+    job_id: bytes
+
+
+class JobView(_Message, frozen=True, tag=8):
+    """A job as readers see it; ``lease_until_ms`` only while it is RUNNING."""
+
+    job_id: bytes
+    state: str
+    attempts: int
+    max_retries: int
+    created_at_ms: int
+    lease_until_ms: int | None
+    result: bytes | None
+    result_error: bytes | None
+    owner: str
+
+
+class StorageFull(_Message, frozen=True, tag=9):
+    """The disk has no room for a new job; nothing was stored. Acks and reads still work."""
+
+
+class Unreadable(_Message, frozen=True, tag=10):
+    """The disk does not give back the job's payload or result as it was written."""
+
+    job_id: bytes
+
+
+class AlreadyExists(_Message, frozen=True, tag=11):
+    """A job with this id is stored already; nothing was changed."""
+
+    job_id: bytes
+
+
+class WrongPartition(_Message, frozen=True, tag=12):
+    """The job's slot is not owned here: the front's map of the node is wrong."""
+
+    job_id: bytes
+
+
+# Pushes (request_id 0) ----------------------------------------------------------------
+
+
+class Hello(_Message, frozen=True, tag=20):
+    """First message on every connection: the partition serves."""
+
+    partition: int
+    partitions: int
+
+
+class Hint(_Message, frozen=True, tag=21):
+    """Whether the partition has ready jobs; sent when that changes, never owed an answer."""
+
+    ready: bool
+
+
+Reply = (
+    Enqueued
+    | Leased
+    | NothingReady
+    | Settled
+    | LeaseLost
+    | NotRunning
+    | JobNotFound
+    | JobView
+    | StorageFull
+    | Unreadable
+    | AlreadyExists
+    | WrongPartition
+    | Hello
+    | Hint
+)
+
+
+# Envelopes ----------------------------------------------------------------------------
+
+PUSH_ID: Final = 0
+
+
+class Request(_Message, frozen=True):
+    """One command of one front."""
+
+    request_id: int
+    command: Command
+
+
+class Response(_Message, frozen=True):
+    """One reply to one request, or a push."""
+
+    request_id: int
+    reply: Reply
+
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_requests_decoder: Final = msgspec.msgpack.Decoder(list[Request])
+_responses_decoder: Final = msgspec.msgpack.Decoder(list[Response])
+
+encode_requests = _encoder.encode
+encode_responses = _encoder.encode
+decode_requests = _requests_decoder.decode
+decode_responses = _responses_decoder.decode

@@ -1,0 +1,58 @@
+"""Job ids, their slots, and which partition owns a slot. Pure.
+
+A job id is a UUID version 7 (RFC 9562 section 5.7): 48 bits of milliseconds since 1970, so
+ids sort by time, then random bits. Its last 16 bits are its **slot** (0..65535). Partition
+``i`` of ``n`` owns the contiguous slots from ``i * 65536 // n`` up to the next one's first.
+"""
+
+import re
+from typing import Final
+
+SLOTS: Final = 1 << 16
+JOB_ID_BYTES: Final = 16
+
+_CANONICAL: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_VERSION_7: Final = 0x7 << 76
+_VARIANT: Final = 0b10 << 62
+
+
+def make_job_id(created_at_ms: int, random_bits: int, slot: int) -> bytes:
+    """The id of a job: ``random_bits`` fills the 58 bits that time and slot leave.
+
+    ``created_at_ms`` must be below 2**48, ``slot`` below 65536.
+    """
+    rand_a = random_bits & 0xFFF
+    rand_b = (random_bits >> 12) & ((1 << 46) - 1)
+    value = (
+        (created_at_ms << 80) | _VERSION_7 | (rand_a << 64) | _VARIANT | (rand_b << 16) | slot
+    )
+    return value.to_bytes(JOB_ID_BYTES, "big")
+
+
+def slot_of(job_id: bytes) -> int:
+    """The slot of a 16-byte job id."""
+    return (job_id[14] << 8) | job_id[15]
+
+
+def partition_of(slot: int, partitions: int) -> int:
+    """The partition that owns ``slot`` when there are ``partitions``."""
+    # first_slot(i) is a floor, so the owner is the largest i with floor(i*S/n) <= slot.
+    return ((slot + 1) * partitions - 1) // SLOTS
+
+
+def first_slot(partition: int, partitions: int) -> int:
+    """The first slot of ``partition``; its slots end where the next one's begin."""
+    return partition * SLOTS // partitions
+
+
+def parse_job_id(text: str) -> bytes | None:
+    """The bytes of a canonical lower-case UUID, or None for anything else."""
+    if _CANONICAL.fullmatch(text) is None:
+        return None
+    return bytes.fromhex(text.replace("-", ""))
+
+
+def format_job_id(job_id: bytes) -> str:
+    """The canonical form, 36 characters."""
+    digits = job_id.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
