@@ -1,0 +1,1 @@
+"""One front process: HTTP on one side, partition pipes on the other."""

@@ -1,0 +1,1 @@
+"""Where API keys are kept: one Protocol, two stores."""

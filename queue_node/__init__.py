@@ -1,0 +1,1 @@
+"""The node: owns the processes, and what an operator types."""
