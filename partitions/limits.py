@@ -19,8 +19,15 @@ REQUESTS_PER_PARTITION_MAX: Final = 4096
 
 Four times the connections that saturate a front (256 measured, guess: 1,024)."""
 
-MAILBOX_REQUESTS_MAX: Final = 16384
-"""Requests a partition holds unanswered before it stops reading its pipes."""
+MAILBOX_MAILS_MAX: Final = 64
+"""Frames a partition holds unanswered before it stops reading its pipes (2 MiB each at most,
+but for one very large text)."""
+
+LOCK_WAIT_S: Final = 15.0
+"""How long a new partition waits for one that lost its supervisor to let go of the files."""
+
+IN_FLIGHT_BYTES_MAX: Final = 64 << 20
+"""Texts of one front in flight to one partition; more are refused with 503."""
 
 BATCH_REQUESTS_MAX: Final = 1024
 """Requests that share one commit. Keeps a record small against the segment."""
@@ -39,8 +46,10 @@ EXTENT_BYTES: Final = 1 << 20
 
 Commits into zeros that are already on disk change no metadata: 76 us against 108 us."""
 
-RESERVE_BYTES: Final = 256 << 10
-"""Of the zeros ahead of the tail, kept for acks and leases when the disk is full (guess)."""
+RESERVE_BYTES: Final = 512 << 10
+"""Of the zeros ahead of the tail, kept for acks and leases when the disk is full.
+
+Must hold ``DUE_PER_TICK_MAX`` small events besides (guess: some thousand acks)."""
 
 DUE_PER_TICK_MAX: Final = 4096
 """Deadlines handled by one apply: a million leases that end together do not stall the rest."""

@@ -23,9 +23,7 @@ def make_job_id(created_at_ms: int, random_bits: int, slot: int) -> bytes:
     """
     rand_a = random_bits & 0xFFF
     rand_b = (random_bits >> 12) & ((1 << 46) - 1)
-    value = (
-        (created_at_ms << 80) | _VERSION_7 | (rand_a << 64) | _VARIANT | (rand_b << 16) | slot
-    )
+    value = (created_at_ms << 80) | _VERSION_7 | (rand_a << 64) | _VARIANT | (rand_b << 16) | slot
     return value.to_bytes(JOB_ID_BYTES, "big")
 
 

@@ -1,0 +1,80 @@
+"""Facts about jobs, as the log keeps them. The schema only grows.
+
+A record of the log carries ``[event, ...]`` as one msgpack array; ``PartitionState.evolve``
+is the only reader. What is written here has happened: reading it never fails for what it
+says, only for bytes that are no events at all.
+
+Texts are not in the events but beside them, as blobs (``record``). An event holds a
+**position**: ``segment number << 32 | offset of the blob in that file``. 0 is no position.
+"""
+
+from typing import Final
+
+import msgspec
+
+
+class _Event(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """An array, its tag first. New fields go last and have a default; tags are not reused."""
+
+
+class JobEnqueued(_Event, frozen=True, tag=1):
+    """A new job waits for its first attempt."""
+
+    job_id: bytes
+    payload_at: int
+    max_retries: int
+    created_at_ms: int
+    owner: str
+
+
+class JobLeased(_Event, frozen=True, tag=2):
+    """An attempt began; it is the job's only live one until ``lease_until_ms``."""
+
+    job_id: bytes
+    lease_token: int
+    lease_until_ms: int
+
+
+class JobAcked(_Event, frozen=True, tag=3):
+    """The attempt succeeded: the job is ACKED for good. ``result_at`` 0: no result."""
+
+    job_id: bytes
+    at_ms: int
+    result_at: int
+
+
+class JobFailed(_Event, frozen=True, tag=4):
+    """The attempt failed. ``retry_at_ms`` says when the next may begin, 0 that there is none."""
+
+    job_id: bytes
+    at_ms: int
+    error_at: int
+    retry_at_ms: int
+
+
+class LeaseExpired(_Event, frozen=True, tag=5):
+    """The lease ended without a word. ``dead``: that was the last attempt."""
+
+    job_id: bytes
+    at_ms: int
+    dead: bool
+
+
+class BackoffOver(_Event, frozen=True, tag=6):
+    """A failed job's wait is over: it can be leased again."""
+
+    job_id: bytes
+
+
+class JobForgotten(_Event, frozen=True, tag=7):
+    """A finished job's retention is over: nobody can read it any more."""
+
+    job_id: bytes
+
+
+Event = JobEnqueued | JobLeased | JobAcked | JobFailed | LeaseExpired | BackoffOver | JobForgotten
+
+_decoder: Final = msgspec.msgpack.Decoder(list[Event])
+
+encode_events: Final = msgspec.msgpack.Encoder().encode
+decode_events: Final = _decoder.decode

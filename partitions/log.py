@@ -1,0 +1,252 @@
+"""The log of one partition: commits that are durable when they return, and blobs to read.
+
+``record`` has the format. This file has the order in which things reach the disk:
+
+* A commit writes one record at the tail, then syncs the file. The bytes there were zeros
+  that are on disk already, so the sync changes no metadata.
+* Zeros are kept ahead of the tail (an **extent** at a time); making them is the only thing
+  here that may fail for want of space and be tried again, because it touches no record.
+  While they cannot be made, new jobs are refused, and what is left of them is the reserve
+  from which acks and leases go on.
+* A full segment is followed by a new one: written beside, synced, renamed, directory
+  synced, and only then used.
+
+Any other failure of a write or a sync ends the log: it raises, and the process must end
+too, because nobody knows what the disk holds (``recovery`` finds out).
+
+One owner, one thread: nothing here waits for anybody else.
+"""
+
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+from zlib import crc32
+
+import msgspec
+
+from partitions.disk import Disk, File
+from partitions.errors import BlobUnreadableError
+from partitions.events import Event, encode_events
+from partitions.limits import (
+    EXTENT_BYTES,
+    RESERVE_BYTES,
+    SEGMENT_BYTES,
+    TEXT_BYTES_MAX,
+)
+from partitions.record import (
+    BLOB_HEADER_BYTES,
+    RECORD_HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    SegmentHeader,
+    decode_blob_header,
+    encode_blob,
+    encode_record,
+    encode_segment_header,
+)
+
+EVENT_BYTES_MAX: Final = 512
+"""More than any one event takes, its owner name included (names are at most 256 bytes)."""
+
+_OPEN_FILES_MAX: Final = 64
+_FIRST_READ_BYTES: Final = 4096
+_ZEROS: Final = bytes(EXTENT_BYTES)
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Whose log it is; in every segment's header."""
+
+    partition: int
+    slot_first: int
+    slot_end: int
+
+
+class Tail(msgspec.Struct):
+    """Where the next record goes."""
+
+    header: SegmentHeader
+    file: File
+    offset_bytes: int
+    zeros_end_bytes: int
+    """End of the zeros that are known to be on disk behind ``offset_bytes``."""
+    next_lsn: int
+    prev_crc: int
+
+
+def segment_name(number: int) -> str:
+    """File name of a segment."""
+    return f"{number:010}.seg"
+
+
+def create_segment(
+    disk: Disk, directory: Path, header: SegmentHeader, records: bytes = b""
+) -> tuple[File, int]:
+    """Make a durable segment with ``records`` and an extent of zeros behind them.
+
+    Replaces a segment of the same name, atomically. Returns the open file and where its
+    zeros end.
+    """
+    temporary = directory / f"{segment_name(header.number)}.tmp"
+    file = disk.create(temporary)
+    content = encode_segment_header(header) + records
+    file.write(content, 0)
+    file.write(_ZEROS, len(content))
+    file.sync()
+    disk.rename(temporary, directory / segment_name(header.number))
+    disk.sync_directory(directory)
+    return file, len(content) + len(_ZEROS)
+
+
+class Log:
+    """An open log; made by ``recovery``."""
+
+    def __init__(self, disk: Disk, directory: Path, identity: Identity, tail: Tail) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._identity = identity
+        self._tail = tail
+        self._files: dict[int, File] = {tail.header.number: tail.file}
+        self._blobs: list[bytes] = []
+        self._blobs_bytes = 0
+
+    @property
+    def next_lsn(self) -> int:
+        """Number of the next record."""
+        return self._tail.next_lsn
+
+    def reserve(self, record_bytes: int, *, keep_bytes: int = RESERVE_BYTES) -> bool:
+        """Whether a record of so many bytes fits and leaves ``keep_bytes`` of zeros.
+
+        Makes zeros when it does not; False when the disk has no room for them.
+
+        Raises:
+            OSError: making them failed for another reason.
+        """
+        tail = self._tail
+        needed = tail.offset_bytes + record_bytes + keep_bytes
+        while tail.zeros_end_bytes < needed:
+            try:
+                tail.file.write(_ZEROS, tail.zeros_end_bytes)
+            except OSError as error:
+                if error.errno not in _NO_SPACE:
+                    raise
+                return False
+            tail.file.sync()
+            tail.zeros_end_bytes += len(_ZEROS)
+        return True
+
+    def next_blob_at(self) -> int:
+        """Position that the next staged text will have once it is committed."""
+        tail = self._tail
+        offset = tail.offset_bytes + RECORD_HEADER_BYTES + self._blobs_bytes
+        return (tail.header.number << 32) | offset
+
+    def stage(self, text: bytes) -> None:
+        """Put a text into the next commit, at the position that ``next_blob_at`` named."""
+        blob = encode_blob(text)
+        self._blobs.append(blob)
+        self._blobs_bytes += len(blob)
+
+    def commit(self, events: Sequence[Event], now_ms: int) -> None:
+        """Write the events and the staged texts as one record; durable on return.
+
+        Raises:
+            OSError: it may or may not be on disk. The process must end.
+        """
+        tail = self._tail
+        record, crc = encode_record(
+            lsn=tail.next_lsn,
+            epoch=0,
+            written_ms=now_ms,
+            prev_crc=tail.prev_crc,
+            nonce=tail.header.nonce,
+            blobs=b"".join(self._blobs),
+            events=encode_events(events),
+        )
+        tail.file.write(record, tail.offset_bytes)
+        tail.file.sync()
+        tail.offset_bytes += len(record)
+        tail.zeros_end_bytes = max(tail.zeros_end_bytes, tail.offset_bytes)
+        tail.next_lsn += 1
+        tail.prev_crc = crc
+        self._blobs.clear()
+        self._blobs_bytes = 0
+
+    def make_room(self, now_ms: int) -> None:
+        """Between commits: begin the next segment, or make zeros, before they are needed.
+
+        A disk without room is no fault here; ``reserve`` reports it to whoever needs some.
+        """
+        if self._tail.offset_bytes >= SEGMENT_BYTES:
+            self._roll(now_ms)
+        else:
+            self.reserve(EXTENT_BYTES // 2, keep_bytes=0)
+
+    def read(self, position: int) -> bytes:
+        """The text at a position that a committed event named.
+
+        Raises:
+            BlobUnreadableError: it does not read back as it was written.
+        """
+        number, offset = position >> 32, position & 0xFFFF_FFFF
+        path = self._directory / segment_name(number)
+        try:
+            file = self._file(number)
+            data = file.read(_FIRST_READ_BYTES, offset)
+            if len(data) < BLOB_HEADER_BYTES:
+                raise BlobUnreadableError(path, offset, "the file ends before this blob")
+            length, crc = decode_blob_header(data)
+            if length > TEXT_BYTES_MAX:
+                raise BlobUnreadableError(path, offset, f"blob claims {length} bytes")
+            end = BLOB_HEADER_BYTES + length
+            if end > len(data):
+                data += file.read(end - len(data), offset + len(data))
+        except OSError as error:
+            raise BlobUnreadableError(path, offset, f"cannot be read: {error}") from error
+        text = data[BLOB_HEADER_BYTES:end]
+        if len(text) != length or crc32(text) != crc:
+            raise BlobUnreadableError(path, offset, "blob does not match its checksum")
+        return text
+
+    def close(self) -> None:
+        """Give the files back. Everything committed is on disk already."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def _roll(self, now_ms: int) -> None:
+        old = self._tail
+        header = SegmentHeader(
+            partition=self._identity.partition,
+            slot_first=self._identity.slot_first,
+            slot_end=self._identity.slot_end,
+            number=old.header.number + 1,
+            first_lsn=old.next_lsn,
+            created_ms=now_ms,
+            nonce=int.from_bytes(os.urandom(4), "little"),
+            prev_crc=old.prev_crc,
+        )
+        try:
+            file, zeros_end = create_segment(self._disk, self._directory, header)
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
+            return
+        self._tail = Tail(header, file, SEGMENT_HEADER_BYTES, zeros_end, old.next_lsn, old.prev_crc)
+        self._files[header.number] = file
+
+    def _file(self, number: int) -> File:
+        file = self._files.get(number)
+        if file is None:
+            self._close_surplus()
+            file = self._disk.open(self._directory / segment_name(number))
+            self._files[number] = file
+        return file
+
+    def _close_surplus(self) -> None:
+        active = self._tail.header.number
+        while len(self._files) >= _OPEN_FILES_MAX:
+            oldest = next(number for number in self._files if number != active)
+            self._files.pop(oldest).close()

@@ -1,0 +1,262 @@
+r"""The bytes of the log: segment header, records, blobs; and where a log ends. Pure.
+
+All numbers are little-endian. A **segment** is one file, named by its number, ten digits
+and ``.seg``. It begins with a header of 64 bytes::
+
+    8  magic        b"QNODE\xff\xfe\x01"
+    2  version      1
+    2  header size  64
+    4  partition    whose log this is
+    4  first slot   of the slots that the partition owns
+    4  end slot     one behind its last slot
+    8  number       of this segment, from 1, without gaps
+    8  first lsn    of the first record in it
+    8  created_ms   wall clock, ms since 1970
+    4  nonce        random; seeds every crc in the segment
+    4  prev crc     crc of the last record of the segment before, 0 in the first
+    4  reserved     0
+    4  crc          CRC-32 of the 60 bytes before it
+
+and goes on with records, one for each committed batch, then zeros to its end. A record::
+
+    4  magic        b"\xff\xfeQR"
+    4  crc          CRC-32, seeded with the nonce, of all that follows in the record
+    4  prev crc     crc of the record before, so a stale or swapped record shows
+    4  epoch        fences an owner from its successor; 0 until there is a cluster
+    8  lsn          number of the record in the partition's log, from 1, without gaps
+    8  written_ms   wall clock of the commit, ms since 1970; never goes back
+    4  blobs size   bytes
+    4  events size  bytes
+    .. blobs        each: 4 bytes of length, 4 bytes of CRC-32 (seed 0), then the text
+    .. events       one msgpack array (``events``)
+
+Blobs come before the events so that a blob's place in the file is known before the events
+that name it are encoded. The magic of a record is no UTF-8 and every text is UTF-8, so no
+payload can look like a record; the nonce, which no client learns, guards against the rest.
+
+**Where a log ends.** A crash can cut only the write that was under way: the last record.
+So from the first place that is no valid record:
+
+* nothing but zeros follows: a clean end;
+* something follows, but no valid record anywhere behind: a **torn tail**, to be cut off;
+* a valid record follows further on, or one whose lsn or prev crc does not continue the
+  chain: **corruption**. Nothing may be skipped.
+"""
+
+import struct
+from collections.abc import Iterator
+from enum import Enum
+from typing import Final
+from zlib import crc32
+
+import msgspec
+
+from partitions.limits import RECORD_BYTES_MAX
+
+SEGMENT_MAGIC: Final = b"QNODE\xff\xfe\x01"
+RECORD_MAGIC: Final = b"\xff\xfeQR"
+VERSION: Final = 1
+
+_SEGMENT: Final = struct.Struct("<8sHHIIIQQQIII")
+_RECORD: Final = struct.Struct("<4sIIIQQII")
+_AFTER_CRC: Final = struct.Struct("<IIQQII")
+_BLOB: Final = struct.Struct("<II")
+_CRC: Final = struct.Struct("<I")
+
+SEGMENT_HEADER_BYTES: Final = _SEGMENT.size + _CRC.size
+RECORD_HEADER_BYTES: Final = _RECORD.size
+BLOB_HEADER_BYTES: Final = _BLOB.size
+assert SEGMENT_HEADER_BYTES == 64
+assert RECORD_HEADER_BYTES == 40
+
+_ZEROS: Final = bytes(1 << 16)
+
+
+class SegmentHeader(msgspec.Struct, frozen=True):
+    """What a segment says of itself; see the module for each field."""
+
+    partition: int
+    slot_first: int
+    slot_end: int
+    number: int
+    first_lsn: int
+    created_ms: int
+    nonce: int
+    prev_crc: int
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A record that checked. ``offset_bytes`` and ``end_bytes`` are places in its file."""
+
+    lsn: int
+    epoch: int
+    written_ms: int
+    crc: int
+    prev_crc: int
+    offset_bytes: int
+    end_bytes: int
+    events: bytes
+
+
+class End(Enum):
+    """How the records of a segment end."""
+
+    CLEAN = "clean"
+    TORN = "torn"
+    CORRUPT = "corrupt"
+
+
+class LogEnd(msgspec.Struct, frozen=True):
+    """Where the valid records end, and what is behind them."""
+
+    kind: End
+    offset_bytes: int
+    what: str
+
+
+def encode_segment_header(header: SegmentHeader) -> bytes:
+    """The 64 bytes at the start of a segment."""
+    body = _SEGMENT.pack(
+        SEGMENT_MAGIC,
+        VERSION,
+        SEGMENT_HEADER_BYTES,
+        header.partition,
+        header.slot_first,
+        header.slot_end,
+        header.number,
+        header.first_lsn,
+        header.created_ms,
+        header.nonce,
+        header.prev_crc,
+        0,
+    )
+    return body + _CRC.pack(crc32(body))
+
+
+def decode_segment_header(data: bytes) -> SegmentHeader | str:
+    """The header, or what is wrong with it in words."""
+    if len(data) < SEGMENT_HEADER_BYTES:
+        return f"segment header is cut: {len(data)} of {SEGMENT_HEADER_BYTES} bytes"
+    body = bytes(data[: _SEGMENT.size])
+    magic, version, size, *fields, _reserved = _SEGMENT.unpack(body)
+    if magic != SEGMENT_MAGIC:
+        return "not a segment: the magic bytes are missing"
+    (crc,) = _CRC.unpack_from(data, _SEGMENT.size)
+    if crc != crc32(body):
+        return "segment header is damaged: its checksum does not match"
+    if version != VERSION or size != SEGMENT_HEADER_BYTES:
+        return f"segment format version {version} is not one this program reads ({VERSION})"
+    return SegmentHeader(*fields)
+
+
+def encode_blob(text: bytes) -> bytes:
+    """A text as it stands in a record."""
+    return _BLOB.pack(len(text), crc32(text)) + text
+
+
+def decode_blob_header(data: bytes) -> tuple[int, int]:
+    """``(length_bytes, crc)`` of the blob whose first 8 bytes these are."""
+    length, crc = _BLOB.unpack_from(data)
+    return length, crc
+
+
+def encode_record(
+    *,
+    lsn: int,
+    epoch: int,
+    written_ms: int,
+    prev_crc: int,
+    nonce: int,
+    blobs: bytes,
+    events: bytes,
+) -> tuple[bytes, int]:
+    """``(bytes of the record, its crc)``; ``blobs`` is encoded blobs, one behind the other."""
+    rest = b"".join(
+        (
+            _AFTER_CRC.pack(prev_crc, epoch, lsn, written_ms, len(blobs), len(events)),
+            blobs,
+            events,
+        )
+    )
+    crc = crc32(rest, nonce)
+    return b"".join((RECORD_MAGIC, _CRC.pack(crc), rest)), crc
+
+
+def read_record(data: bytes | memoryview, offset: int, nonce: int) -> Record | str:
+    """The record at ``offset``, or why there is none that checks."""
+    if len(data) - offset < RECORD_HEADER_BYTES:
+        return "no room for a record header"
+    magic, crc, prev_crc, epoch, lsn, written_ms, blobs_bytes, events_bytes = _RECORD.unpack_from(
+        data, offset
+    )
+    if magic != RECORD_MAGIC:
+        return "no record begins here"
+    size = RECORD_HEADER_BYTES + blobs_bytes + events_bytes
+    if size > RECORD_BYTES_MAX:
+        return f"record claims {size} bytes, at most {RECORD_BYTES_MAX} are written"
+    end = offset + size
+    if end > len(data):
+        return f"record claims {size} bytes, the file ends after {len(data) - offset}"
+    view = memoryview(data)
+    if crc32(view[offset + 8 : end], nonce) != crc:
+        return "record does not match its checksum"
+    events = bytes(view[end - events_bytes : end])
+    return Record(lsn, epoch, written_ms, crc, prev_crc, offset, end, events)
+
+
+def scan(data: bytes | memoryview, header: SegmentHeader) -> Iterator[Record | LogEnd]:
+    """Every valid record of a segment in order, then one ``LogEnd``.
+
+    ``data`` is the whole file, header included.
+    """
+    offset = SEGMENT_HEADER_BYTES
+    lsn = header.first_lsn
+    prev_crc = header.prev_crc
+    while True:
+        found = read_record(data, offset, header.nonce)
+        if isinstance(found, str):
+            yield _end_at(data, offset, header.nonce, found)
+            return
+        if found.lsn != lsn or found.prev_crc != prev_crc:
+            what = f"record has lsn {found.lsn} where {lsn} must follow"
+            if found.lsn == lsn:
+                what = f"record {lsn} does not continue the record before it"
+            yield LogEnd(End.CORRUPT, offset, what)
+            return
+        yield found
+        offset = found.end_bytes
+        lsn += 1
+        prev_crc = found.crc
+
+
+def _end_at(data: bytes | memoryview, offset: int, nonce: int, what: str) -> LogEnd:
+    if is_zero(data, offset):
+        return LogEnd(End.CLEAN, offset, "end of the log")
+    later = _find_valid(data, offset + 1, nonce)
+    if later is None:
+        return LogEnd(End.TORN, offset, what)
+    return LogEnd(
+        End.CORRUPT,
+        offset,
+        f"{what}, yet record {later.lsn} is valid at offset {later.offset_bytes}",
+    )
+
+
+def is_zero(data: bytes | memoryview, offset: int) -> bool:
+    """Whether nothing but zeros follows from ``offset``."""
+    view = memoryview(data)
+    for start in range(offset, len(view), len(_ZEROS)):
+        part = view[start : start + len(_ZEROS)]
+        if part != memoryview(_ZEROS)[: len(part)]:
+            return False
+    return True
+
+
+def _find_valid(data: bytes | memoryview, offset: int, nonce: int) -> Record | None:
+    whole = data if isinstance(data, bytes) else bytes(data)
+    while (offset := whole.find(RECORD_MAGIC, offset)) >= 0:
+        found = read_record(whole, offset, nonce)
+        if isinstance(found, Record):
+            return found
+        offset += 1
+    return None
