@@ -1,1 +1,1 @@
-"""Routes of the Quart-Trio app, a module for each part of the contract."""
+"""The Quart routes: one module per group, each with ``register(app, services)``."""

@@ -1,0 +1,24 @@
+"""What the routes need: made once by the front's entry point, handed to ``create_app``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from api.keyring import Keyring
+from api.settings import FrontSettings
+
+
+class Operations(Protocol):
+    """The operations on jobs, as far as the app itself asks for them."""
+
+    def partition_states(self) -> Mapping[int, str]:
+        """``{partition: "serving" or what it does instead}``, all of them."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything a route may use."""
+
+    keyring: Keyring
+    operations: Operations
+    settings: FrontSettings
