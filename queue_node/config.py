@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from api.keystore.address import parse_redis_url
 from api.settings import DoorLimits, FrontSettings
 from partitions import limits, logs
 from partitions.settings import PartitionSettings
@@ -113,36 +113,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 @dataclass(frozen=True)
 class RedisUrl:
-    """``redis://[:password@]host[:6379][/0]``, ``rediss://`` likewise, or ``host:6379``."""
+    """See ``api.keystore.address``, which has the rules."""
 
-    allowed: str = (
-        "redis://HOST:6379/0, rediss://HOST:6379/0 or HOST:6379; a host other than this one "
-        "needs a password (redis://:PASSWORD@HOST:6379/0)"
-    )
+    allowed: str = "redis://[USER:PASSWORD@]HOST[:PORT][/DB], rediss://..., or HOST:PORT"
 
     def parse(self, text: str) -> str:
         """The whole URL."""
-        url = text if "://" in text else f"redis://{text}"
         try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:
-            raise NotAllowedError from None
-        host, path = parts.hostname, parts.path or "/0"
-        if parts.scheme not in ("redis", "rediss") or not host or port == 0:
-            raise NotAllowedError
-        if parts.fragment or not url.isprintable() or " " in url:
-            raise NotAllowedError
-        if re.fullmatch(r"/\d{0,3}", path, re.ASCII) is None:
-            raise NotAllowedError
-        # Whoever reaches a Redis without a password can make itself an admin key.
-        if not is_loopback(host) and not unquote(parts.password or ""):
-            raise NotAllowedError
-        return url
+            return parse_redis_url(text).url
+        except ValueError as error:
+            raise NotAllowedError(str(error)) from error
 
     def show(self, value: object) -> str:
-        """Without the password."""
-        return "***" if value else "none"
+        """Nothing of it: it may hold a password."""
+        return "***" if value else ""
 
 
 @dataclass(frozen=True)
@@ -331,6 +315,24 @@ VARIABLES: Final = (
         "the client takes no byte of an answer",
     ),
     Variable(
+        "HALF_CLOSE_TIMEOUT",
+        "limits.half_close_ms",
+        _TIMEOUT,
+        "the client closed its sending side: how long a request of it may still run",
+    ),
+    Variable(
+        "LINGER_TIMEOUT",
+        "limits.linger_ms",
+        _TIMEOUT,
+        "after the last answer: for the client to read it and to close",
+    ),
+    Variable(
+        "HANDSHAKE_TIMEOUT",
+        "limits.handshake_timeout_ms",
+        _TIMEOUT,
+        "connect to end of the TLS handshake",
+    ),
+    Variable(
         "DRAIN_TIMEOUT",
         "limits.drain_timeout_ms",
         Duration(least_ms=0, most_ms=_DRAIN_MS_MAX),
@@ -364,21 +366,22 @@ def is_loopback(host: str) -> bool:
 def _parse(variable: Variable, text: str) -> object:
     try:
         return variable.kind.parse(text)
-    except NotAllowedError:
+    except NotAllowedError as error:
         shown = "***" if variable.secret else logs.neutralise(text)[:100]
-        raise ConfigError(variable.name, shown, variable.kind.allowed) from None
+        reason = str(error) or f"must be {variable.kind.allowed}"
+        raise ConfigError(variable.name, shown, reason) from None
 
 
 def _check_pairs(config: Config) -> None:
     if (config.tls_cert is None) != (config.tls_key is None):
         missing = "TLS_KEY" if config.tls_key is None else "TLS_CERT"
-        raise ConfigError(missing, "", "set as well: TLS needs both TLS_CERT and TLS_KEY")
+        raise ConfigError(missing, "", "must be set as well: TLS needs both TLS_CERT and TLS_KEY")
     if config.retry_backoff_max_ms < config.retry_backoff_ms:
         shown = _show("RETRY_BACKOFF_MAX", config.retry_backoff_max_ms)
-        raise ConfigError("RETRY_BACKOFF_MAX", shown, "at least RETRY_BACKOFF")
+        raise ConfigError("RETRY_BACKOFF_MAX", shown, "must be at least RETRY_BACKOFF")
     if config.limits.body_bytes_max < config.payload_bytes_max:
         shown = _show("MAX_BODY", config.limits.body_bytes_max)
-        raise ConfigError("MAX_BODY", shown, "at least MAX_PAYLOAD")
+        raise ConfigError("MAX_BODY", shown, "must be at least MAX_PAYLOAD")
 
 
 def _show(name: str, value: object) -> str:

@@ -43,10 +43,9 @@ class ConfigError(NodeError):
 
     exit_code = ExitCode.USAGE
 
-    def __init__(self, variable: str, shown: str, allowed: str) -> None:
-        super().__init__(f"{variable}={shown}: must be {allowed}")
+    def __init__(self, variable: str, shown: str, reason: str) -> None:
+        super().__init__(f"{variable}={shown}: {reason}")
         self.variable = variable
-        self.allowed = allowed
 
 
 class AddressError(NodeError):

@@ -59,6 +59,9 @@ def test_every_variable_reaches_the_processes_that_it_is_for():
         "HEAD_TIMEOUT": "16s",
         "BODY_TIMEOUT": "17s",
         "WRITE_TIMEOUT": "18s",
+        "HALF_CLOSE_TIMEOUT": "19s",
+        "LINGER_TIMEOUT": "20s",
+        "HANDSHAKE_TIMEOUT": "21s",
         "DRAIN_TIMEOUT": "1.5s",
     }
     assert set(set_by_hand) == {variable.name for variable in VARIABLES}
@@ -112,6 +115,9 @@ def test_every_variable_reaches_the_processes_that_it_is_for():
             head_timeout_ms=16_000,
             body_timeout_ms=17_000,
             write_timeout_ms=18_000,
+            half_close_ms=19_000,
+            linger_ms=20_000,
+            handshake_timeout_ms=21_000,
             drain_timeout_ms=1_500,
         ),
     )
@@ -165,48 +171,24 @@ def test_a_wrong_value_stays_on_one_line():
 
 
 @pytest.mark.parametrize(
-    ("text", "url"),
+    ("text", "words"),
     [
-        ("127.0.0.1:6379", "redis://127.0.0.1:6379"),
-        ("localhost:6379", "redis://localhost:6379"),
-        ("redis://localhost", "redis://localhost"),
-        ("redis://[::1]:6379/3", "redis://[::1]:6379/3"),
-        ("rediss://user:pw@cache.example:6380/0", "rediss://user:pw@cache.example:6380/0"),
-        (":pw@cache:6379", "redis://:pw@cache:6379"),
+        ("http://localhost:6379", "scheme"),
+        ("redis://localhost:port", "does not parse"),
+        ("cache:6379", "without a password"),
     ],
 )
-def test_a_redis_url_may_leave_out_its_scheme(text, url):
-    assert read({"REDIS_URL": text}).redis_url == url
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "http://localhost:6379",
-        "redis://",
-        "redis://localhost:port",
-        "redis://localhost:70000",
-        "redis://localhost/zero",
-        "redis://localhost/0#x",
-        "redis://[::1",
-    ],
-)
-def test_anything_else_is_no_redis_url(text):
-    with pytest.raises(ConfigError, match="REDIS_URL"):
+def test_a_wrong_redis_url_gets_the_words_of_the_key_store(text, words):
+    with pytest.raises(ConfigError, match=words) as caught:
         read({"REDIS_URL": text})
-
-
-@pytest.mark.parametrize("text", ["cache:6379", "redis://10.0.0.1:6379/0", "redis://user@cache/0"])
-def test_a_redis_on_another_host_needs_a_password(text):
-    with pytest.raises(ConfigError, match="needs a password"):
-        read({"REDIS_URL": text})
+    assert caught.value.variable == "REDIS_URL"
 
 
 def test_a_secret_is_not_shown_even_when_it_is_wrong():
     for name, value in [("REDIS_URL", "redis://:hunter2@x:y"), ("KEY_PEPPER", "hunter2\n.")]:
         with pytest.raises(ConfigError) as caught:
             read({name: value})
-        assert str(caught.value).startswith(f"{name}=***: must be")
+        assert str(caught.value).startswith(f"{name}=***: ")
         assert "hunter2" not in str(caught.value)
 
 

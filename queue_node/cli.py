@@ -1,0 +1,101 @@
+"""What an operator types: ``queue-node COMMAND``.
+
+Each command is a module with ``add_arguments(parser)`` and ``run(arguments) -> exit code``.
+Only the module of the command that was typed is imported, so ``--help`` is quick, and a
+node without load generator or demo would still serve.
+"""
+
+import argparse
+import importlib
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Final, Protocol, cast
+
+from queue_node.errors import ExitCode, NodeError
+
+
+class CommandModule(Protocol):
+    """What the module of a command has."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Say what may follow the command's name."""
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Do it; returns the exit code."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command's name, the module that does it, and one line of help."""
+
+    name: str
+    module: str
+    help: str
+
+
+COMMANDS: Final = (
+    Command("serve", "queue_node.serve", "run a node until it is told to stop"),
+    Command("keys", "queue_node.keys", "make, list and revoke API keys"),
+    Command("demo", "queue_node.demo", "hash every file of a folder through a node of its own"),
+    Command("bench", "bench.cli", "measure a node"),
+)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run ``words`` (those that were typed when None); returns the exit code."""
+    typed = list(sys.argv[1:] if words is None else words)
+    try:
+        arguments = _parser(typed).parse_args(typed)
+        return _module(arguments.command).run(arguments)
+    except NodeError as error:
+        print(f"queue-node: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        # Before the node is up, or in a tool: nothing to tidy that `finally` did not.
+        print("queue-node: interrupted", file=sys.stderr)
+        return ExitCode.CUT_SHORT
+
+
+def _parser(typed: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser, in which only the command that was typed knows its arguments."""
+    parser = argparse.ArgumentParser(
+        prog="queue-node", description="A durable job queue for one host with many cores."
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"queue-node {version('queue-node')}"
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((word for word in typed if not word.startswith("-")), None)
+    for command in COMMANDS:
+        serving = command.name == "serve"
+        sub = commands.add_parser(
+            command.name,
+            help=command.help,
+            description=command.help[0].upper() + command.help[1:] + ".",
+            epilog=_serve_epilog() if serving and chosen == "serve" else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if command.name == chosen:
+            _module(command.name).add_arguments(sub)
+    return parser
+
+
+def _module(name: str) -> CommandModule:
+    command = next(command for command in COMMANDS if command.name == name)
+    return cast("CommandModule", importlib.import_module(command.module))
+
+
+def _serve_epilog() -> str:
+    from queue_node.config import VARIABLES
+
+    lines = ["Configuration (environment variables):", ""]
+    for variable in VARIABLES:
+        lines.append(f"  {variable.name} (default: {variable.default.replace('`', '')})")
+        meaning = variable.meaning.replace("`", "")
+        lines += textwrap.wrap(meaning, 76, initial_indent="      ", subsequent_indent="      ")
+    lines += ["", "Exit codes:", ""]
+    lines += [f"  {code.value}  {code.meaning}" for code in ExitCode]
+    return "\n".join(lines)

@@ -1,0 +1,116 @@
+"""The node's processes as one: all alive while it serves, drained in order when it stops.
+
+Order of the stop, at the first SIGTERM or SIGINT: fronts stop accepting, finish what is in
+flight and end; then partitions, which nobody asks anything any more, commit and end. All of
+it has ``DRAIN_SECONDS_MAX``; what is left then is killed. A second signal kills at once.
+Killing loses nothing that was acknowledged, it only costs a recovery at the next start.
+"""
+
+import logging
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import trio
+
+from queue_node.child import Child
+from queue_node.config import DRAIN_SECONDS_MAX
+from queue_node.errors import ExitCode, NodeError
+
+_FRONTS_MARGIN_S: Final = 1.0
+"""What fronts get beyond their own drain timeout, to close and to exit."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """Runs the children of a node until it is told to stop."""
+
+    def __init__(
+        self,
+        partitions: Sequence[Child],
+        fronts: Sequence[Child],
+        listener: socket.socket,
+        front_drain_s: float,
+    ) -> None:
+        self._partitions = partitions
+        self._fronts = fronts
+        self._listener = listener
+        self._front_drain_s = front_drain_s
+        self._stopping = trio.Event()
+        self._fault: NodeError | None = None
+
+    async def run(self, welcome: Callable[[], Awaitable[None]]) -> ExitCode:
+        """Serve until a signal, then drain.
+
+        ``welcome`` runs beside the children, and is cancelled when the node stops.
+
+        Raises:
+            NodeError: that ``welcome`` raised; the children were drained all the same.
+        """
+        async with trio.open_nursery() as nursery:
+            # Before the first child: a signal from now on must drain them all.
+            await nursery.start(self._heed_signals)
+            for child in self._children:
+                nursery.start_soon(child.run)
+            nursery.start_soon(self._guard, welcome)
+            await self._stopping.wait()
+            await self._drain()
+            nursery.cancel_scope.cancel()
+        if self._fault is not None:
+            raise self._fault
+        cut_short = any(child.was_killed for child in self._children)
+        return ExitCode.CUT_SHORT if cut_short else ExitCode.DRAINED
+
+    @property
+    def _children(self) -> list[Child]:
+        return [*self._partitions, *self._fronts]
+
+    async def _heed_signals(
+        self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for number in signals:
+                name = signal.Signals(number).name
+                if not self._stopping.is_set():
+                    _logger.info("%s: draining", name)
+                    self._stopping.set()
+                else:
+                    _logger.warning("%s again: ending at once", name)
+                    self._kill()
+
+    async def _guard(self, welcome: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await welcome()
+        except NodeError as error:
+            self._fault = error
+            self._stopping.set()
+
+    async def _drain(self) -> None:
+        # Ours is the last descriptor that keeps the port once the fronts have closed theirs.
+        self._listener.close()
+        with trio.move_on_after(DRAIN_SECONDS_MAX):
+            with trio.move_on_after(self._front_drain_s + _FRONTS_MARGIN_S):
+                await _stop(self._fronts)
+            for child in self._fronts:
+                child.kill()
+            await _stop(self._partitions)
+        self._kill()
+        for child in self._children:
+            await child.gone.wait()
+        _logger.info("stopped")
+
+    def _kill(self) -> None:
+        for child in self._children:
+            if not child.gone.is_set():
+                _logger.warning("%s did not drain in time and is killed", child.name)
+                child.kill()
+
+
+async def _stop(children: Sequence[Child]) -> None:
+    for child in children:
+        child.stop()
+    for child in children:
+        await child.gone.wait()
