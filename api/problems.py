@@ -53,6 +53,10 @@ OVERLOADED: Final = Problem(503, "overloaded: too many requests in flight, try a
 PARTITION_DOWN: Final = Problem(
     503, "partition unavailable: it is restarting, try again", _RETRY_SOON
 )
+OUTCOME_UNKNOWN: Final = Problem(
+    503, "partition lost while it worked on this: it may or may not have happened", _RETRY_SOON
+)
+LEASE_LOST: Final = Problem(409, "lease lost")
 INTERNAL: Final = Problem(500, "internal error: see the node's log")
 
 
@@ -61,8 +65,33 @@ def missing_scope(scope: str) -> Problem:
     return Problem(403, f"Insufficient permissions: {scope} is required")
 
 
+def too_large(field: str, size_bytes: int, bytes_max: int) -> Problem:
+    """413: a text is over its limit."""
+    return Problem(413, f"{field} too large: {size_bytes} bytes, at most {bytes_max} are allowed")
+
+
+def job_not_found(job_id: str) -> Problem:
+    """404 of a read."""
+    return Problem(404, f"job not found: {job_id}")
+
+
+def ack_unknown(job_id: str) -> Problem:
+    """400 of an ack: there is no such job."""
+    return Problem(400, f"failed to ack job: job not found: {job_id}")
+
+
+def ack_not_running(job_id: str, state: str) -> Problem:
+    """400 of an ack without a lease token: nobody holds the job."""
+    return Problem(400, f"failed to ack job: job {job_id} is not running, its state is {state}")
+
+
+def unreadable(job_id: str) -> Problem:
+    """500: the job is there, its text is not what was written."""
+    return Problem(
+        500, f"job {job_id}: its text on disk is damaged; the node's log names file and offset"
+    )
+
+
 def to_answer(problem: Problem) -> Answer:
     """The problem as the client sees it."""
-    return Answer(
-        problem.status, _encode(_ErrorBody(problem.error)), headers=problem.headers
-    )
+    return Answer(problem.status, _encode(_ErrorBody(problem.error)), headers=problem.headers)

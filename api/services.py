@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from api.endpoints import JobEndpoints
 from api.keyring import Keyring
 from api.settings import FrontSettings
 
 
-class Operations(Protocol):
-    """The operations on jobs, as far as the app itself asks for them."""
+class PartitionStates(Protocol):
+    """What ``/ready`` asks for; ``api.operations.Operations`` has it."""
 
     def partition_states(self) -> Mapping[int, str]:
         """``{partition: "serving" or what it does instead}``, all of them."""
@@ -20,5 +21,6 @@ class Services:
     """Everything a route may use."""
 
     keyring: Keyring
-    operations: Operations
+    operations: PartitionStates
+    endpoints: JobEndpoints
     settings: FrontSettings

@@ -1,0 +1,18 @@
+"""Faults inside a front; each becomes an answer in ``operations``, in one place."""
+
+
+class PartitionUnavailableError(Exception):
+    """The partition does not serve now. ``sent`` says whether it may have got the command."""
+
+    def __init__(self, partition: int, *, sent: bool) -> None:
+        super().__init__(f"partition {partition} is unavailable")
+        self.partition = partition
+        self.sent = sent
+
+
+class OverloadedError(Exception):
+    """Too much is in flight to this partition; nothing was sent."""
+
+    def __init__(self, partition: int) -> None:
+        super().__init__(f"partition {partition} has too many requests in flight")
+        self.partition = partition

@@ -1,0 +1,51 @@
+"""Which partition to ask for a job, out of N.
+
+Partitions push a hint when they begin or cease to have ready jobs. A lease asks those first
+that last said yes, beginning with another one each time so that the load spreads, and then
+all others: a hint can be late, so "no jobs available" is said only after every partition
+itself said so. If one of them cannot be asked, nobody knows, and the caller hears that.
+"""
+
+from collections.abc import Sequence
+
+from api.errors import PartitionUnavailableError
+from api.partition_client import PartitionClient
+from partitions.messages import Lease, NothingReady, Reply
+
+
+class Leasing:
+    """Leases over all partitions of the node."""
+
+    def __init__(self, clients: Sequence[PartitionClient]) -> None:
+        self._clients = tuple(clients)
+        self._turn = 0
+
+    async def lease(self, duration_ms: int) -> Reply:
+        """The first partition's reply that is not "nothing ready", or that of all.
+
+        Raises:
+            PartitionUnavailableError: no job was found, and not every partition could be asked.
+            OverloadedError: too much is in flight.
+        """
+        command = Lease(duration_ms)
+        unavailable: PartitionUnavailableError | None = None
+        for client in self._in_order():
+            try:
+                reply = await client.call(command)
+            except PartitionUnavailableError as error:
+                unavailable = error
+                continue
+            if not isinstance(reply, NothingReady):
+                return reply
+        if unavailable is not None:
+            raise unavailable
+        return NothingReady()
+
+    def _in_order(self) -> Sequence[PartitionClient]:
+        clients = self._clients
+        if len(clients) == 1:
+            return clients
+        self._turn = (self._turn + 1) % len(clients)
+        turned = clients[self._turn :] + clients[: self._turn]
+        # Stable: among equals the turn decides.
+        return sorted(turned, key=lambda client: not client.ready_hint)

@@ -1,0 +1,217 @@
+"""A front's end of the pipe to one partition: calls out, replies in, reconnecting for ever.
+
+Calls that are made in the same pass of the scheduler travel in one frame: the first wakes
+the sender, which runs in the next pass and takes all that has gathered. Under load that is
+what feeds the partition's group commit.
+
+``call`` either returns the partition's reply or raises; after ``PartitionUnavailableError``
+with ``sent`` nobody knows whether the command was carried out. What is in flight is bounded
+in requests and in bytes: beyond it ``OverloadedError``, before anything is kept.
+
+The waiting is done with ``trio.lowlevel`` because a reply costs one reschedule of the task
+that wants it: with a ``trio.Event`` for each call a front did a tenth less.
+"""
+
+import logging
+import socket
+from typing import Final
+
+import msgspec
+import outcome
+import trio
+
+from api.errors import OverloadedError, PartitionUnavailableError
+from partitions.errors import PipeError
+from partitions.limits import (
+    FRAME_BYTES_SOFT,
+    IN_FLIGHT_BYTES_MAX,
+    REQUESTS_PER_PARTITION_MAX,
+)
+from partitions.messages import (
+    PUSH_ID,
+    Command,
+    Hello,
+    Hint,
+    Reply,
+    Request,
+    decode_responses,
+    encode_requests,
+)
+from partitions.pipe import BACKLOG_BYTES_HIGH, Pipe
+
+_logger: Final = logging.getLogger("queue_node.front")
+
+_RECONNECT_FIRST_S: Final = 0.02
+_RECONNECT_LONGEST_S: Final = 1.0
+_HELLO_WITHIN_S: Final = 5.0
+
+
+class _Waiter(msgspec.Struct, gc=False):
+    task: trio.lowlevel.Task
+    text_bytes: int
+
+
+class PartitionClient:
+    """Calls to one partition, from any task of the front."""
+
+    def __init__(self, partition: int, partitions: int, path: str) -> None:
+        self.partition = partition
+        self.ready_hint = False
+        """Whether the partition last said that it has jobs to lease; it may be old by now."""
+        self._expected = Hello(partition, partitions)
+        self._path = path
+        self._last_id = 0
+        self._waiters: dict[int, _Waiter] = {}
+        self._in_flight_bytes = 0
+        self._outgoing: list[Request] = []
+        self._outgoing_bytes = 0
+        self._sender: trio.lowlevel.Task | None = None
+        self._connected = trio.Event()
+
+    @property
+    def serving(self) -> bool:
+        """Whether calls can be made now."""
+        return self._connected.is_set()
+
+    async def call(self, command: Command, text_bytes: int = 0) -> Reply:
+        """Send ``command`` and wait for its reply; ``text_bytes`` is the size of its text.
+
+        Raises:
+            PartitionUnavailableError: not connected, or the connection broke meanwhile.
+            OverloadedError: too much is in flight.
+        """
+        if not self._connected.is_set():
+            raise PartitionUnavailableError(self.partition, sent=False)
+        if (
+            len(self._waiters) >= REQUESTS_PER_PARTITION_MAX
+            or self._in_flight_bytes + text_bytes > IN_FLIGHT_BYTES_MAX
+        ):
+            raise OverloadedError(self.partition)
+        self._last_id = request_id = self._last_id + 1
+        self._waiters[request_id] = _Waiter(trio.lowlevel.current_task(), text_bytes)
+        self._in_flight_bytes += text_bytes
+        self._outgoing.append(Request(request_id, command))
+        self._outgoing_bytes += text_bytes
+        if (sender := self._sender) is not None:
+            self._sender = None
+            trio.lowlevel.reschedule(sender)
+
+        def abandon(_: object) -> trio.lowlevel.Abort:
+            self._take_waiter(request_id)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        reply: Reply = await trio.lowlevel.wait_task_rescheduled(abandon)
+        return reply
+
+    async def wait_serving(self) -> None:
+        """Return when calls can be made."""
+        await self._connected.wait()
+
+    async def run(self) -> None:
+        """Keep connected until cancelled."""
+        delay_s = _RECONNECT_FIRST_S
+        while True:
+            sock = self._connect()
+            if sock is not None:
+                delay_s = _RECONNECT_FIRST_S
+                await self._run_connection(Pipe(sock))
+            await trio.sleep(delay_s)
+            delay_s = min(delay_s * 2, _RECONNECT_LONGEST_S)
+
+    def _connect(self) -> socket.socket | None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            # A Unix socket connects at once or not at all.
+            sock.connect(self._path)
+        except OSError:
+            sock.close()
+            return None
+        return sock
+
+    async def _run_connection(self, pipe: Pipe) -> None:
+        """Serve calls until the connection breaks."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pipe.run)
+                try:
+                    await self._greeted(pipe)
+                    nursery.start_soon(self._send, pipe)
+                    await self._receive(pipe)
+                except (PipeError, msgspec.MsgspecError, trio.TooSlowError) as error:
+                    _logger.error("partition %d is not understood: %r", self.partition, error)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._disconnected()
+            pipe.close()
+
+    async def _greeted(self, pipe: Pipe) -> None:
+        with trio.fail_after(_HELLO_WITHIN_S):
+            bodies = await pipe.receive()
+        if not bodies:
+            raise PipeError("the pipe closed before a greeting")
+        first, *rest = bodies
+        hello, *pushes = decode_responses(first)
+        if hello.reply != self._expected:
+            raise PipeError(f"expected {self._expected}, met {hello.reply}")
+        self._connected.set()
+        _logger.info("partition %d serves", self.partition)
+        for response in pushes:
+            self._take_push(response.reply)
+        for body in rest:
+            self._take(body)
+
+    async def _send(self, pipe: Pipe) -> None:
+        while True:
+            if not self._outgoing:
+                self._sender = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._abandon_sender)
+            requests, size = self._outgoing, self._outgoing_bytes
+            self._outgoing, self._outgoing_bytes = [], 0
+            if size <= FRAME_BYTES_SOFT:
+                pipe.send(encode_requests(requests))
+            else:
+                # Each frame has one large text at most, so none is near the bound.
+                for request in requests:
+                    pipe.send(encode_requests([request]))
+            if pipe.backlog_bytes > BACKLOG_BYTES_HIGH:
+                await pipe.drained()
+
+    def _abandon_sender(self, _: object) -> trio.lowlevel.Abort:
+        self._sender = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    async def _receive(self, pipe: Pipe) -> None:
+        while bodies := await pipe.receive():
+            for body in bodies:
+                self._take(body)
+
+    def _take(self, body: bytes) -> None:
+        for response in decode_responses(body):
+            if response.request_id == PUSH_ID:
+                self._take_push(response.reply)
+            elif (waiter := self._take_waiter(response.request_id)) is not None:
+                trio.lowlevel.reschedule(waiter.task, outcome.Value(response.reply))
+
+    def _take_push(self, push: Reply) -> None:
+        if isinstance(push, Hint):
+            self.ready_hint = push.ready
+
+    def _take_waiter(self, request_id: int) -> _Waiter | None:
+        waiter = self._waiters.pop(request_id, None)
+        if waiter is not None:
+            self._in_flight_bytes -= waiter.text_bytes
+        return waiter
+
+    def _disconnected(self) -> None:
+        if self._connected.is_set():
+            _logger.warning("partition %d is gone; reconnecting", self.partition)
+        self._connected = trio.Event()
+        self.ready_hint = False
+        unsent = {request.request_id for request in self._outgoing}
+        self._outgoing, self._outgoing_bytes = [], 0
+        for request_id in list(self._waiters):
+            waiter = self._take_waiter(request_id)
+            assert waiter is not None
+            error = PartitionUnavailableError(self.partition, sent=request_id not in unsent)
+            trio.lowlevel.reschedule(waiter.task, outcome.Error(error))
