@@ -31,7 +31,7 @@ async def read_json(decoder: "msgspec.json.Decoder[_T]") -> _T | Problem:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        return Problem(400, f"{error}")
+        return Problem(400, f"invalid JSON: {error}")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return INVALID_JSON
 

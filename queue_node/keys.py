@@ -1,0 +1,170 @@
+"""``queue-node keys create|list|revoke``: keys for operators, whether the node runs or not.
+
+It goes to the key store itself, with the node's own configuration (``WAL_DIR`` or
+``REDIS_URL``, and the pepper); a running node hears of a revocation at once.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+
+from api.key_schemas import NewKeyBody, check, revoked, shown
+from api.keys import KEY_TYPES, Token, is_key_id, mint, parse_token
+from api.keystore import open_keystore
+from api.keystore.base import (
+    KeyIdTakenError,
+    KeyRecord,
+    KeyStore,
+    KeyStoreError,
+    NewKey,
+    wall_s,
+)
+from api.problems import KEY_NOT_FOUND, Problem
+from queue_node.errors import ExitCode, NodeError
+
+_KEYSTORE_FILE: Final = "keys.sqlite"  # As in queue_node/directory.py; a test compares them.
+
+_HEADINGS: Final = ("KEY", "TYPE", "CREATED", "LAST USED", "REVOKED", "OWNER", "NAME")
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class KeysConfig(Protocol):
+    """What of the configuration says where the keys are."""
+
+    @property
+    def wal_dir(self) -> str:
+        """The data directory."""
+
+    @property
+    def redis_url(self) -> str | None:
+        """Redis, or None: the file in the data directory."""
+
+    @property
+    def key_pepper(self) -> str | None:
+        """What digests are keyed with."""
+
+
+class KeysUsageError(NodeError):
+    """What was asked for cannot be: a value is wrong, or there is no such key."""
+
+    exit_code = ExitCode.USAGE
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser``, that of ``queue-node keys``, its commands."""
+    commands = parser.add_subparsers(dest="keys_command", required=True, metavar="COMMAND")
+    create = commands.add_parser("create", help="make a key; it is shown once, here")
+    create.add_argument("--type", required=True, choices=KEY_TYPES)
+    create.add_argument("--owner", required=True, metavar="OWNER_ID", help="whose key it is")
+    create.add_argument("--name", required=True, help="what it is for")
+    listing = commands.add_parser("list", help="every key by its id, revoked ones too")
+    listing.add_argument("--owner", metavar="OWNER_ID", help="only the keys of this owner")
+    revoke = commands.add_parser("revoke", help="end a key for good, on all fronts at once")
+    revoke.add_argument("key", help="the id of the key (client_3fQ9xYw2), or the whole key")
+    for command in (create, listing, revoke):
+        command.add_argument("--json", action="store_true", help="JSON, as the HTTP interface")
+
+
+def run(args: argparse.Namespace, config: KeysConfig) -> int:
+    """Do what ``args`` ask, print the answer, return the exit code.
+
+    Raises:
+        NodeError: in one line, why it could not be done.
+    """
+    try:
+        store = open_keystore(config.redis_url, str(keystore_path(config)), config.key_pepper)
+        try:
+            _COMMANDS[args.keys_command](store, args)
+        finally:
+            store.close()
+    except KeyStoreError as error:
+        raise NodeError(str(error)) from error
+    return ExitCode.DRAINED
+
+
+def keystore_path(config: KeysConfig) -> Path:
+    """The file of the embedded key store.
+
+    Raises:
+        NodeError: it is needed, and there is no data directory to hold it.
+    """
+    directory = Path(config.wal_dir)
+    if config.redis_url is None and not directory.is_dir():
+        raise NodeError(f"no data directory {directory}: start the node once, or set WAL_DIR")
+    return directory / _KEYSTORE_FILE
+
+
+def _create(store: KeyStore, args: argparse.Namespace) -> None:
+    wanted = check(NewKeyBody(name=args.name, owner_id=args.owner, type=args.type))
+    if isinstance(wanted, Problem):
+        raise KeysUsageError(wanted.error)
+    while True:
+        new = NewKey(mint(wanted.type), wanted.name, wanted.owner_id, wall_s())
+        try:
+            record = store.create(new)
+            break
+        except KeyIdTakenError:
+            continue  # Once in 62**8 keys.
+    if args.json:
+        _print_json(shown(record, new.token.text))
+    else:
+        # Alone on standard output, so that a script can take it from there.
+        print(f"Created {record.type} key for {record.owner_id}, shown once:", file=sys.stderr)
+        print(new.token.text)
+
+
+def _list(store: KeyStore, args: argparse.Namespace) -> None:
+    records = store.list_all() if args.owner is None else store.list_owned(args.owner)
+    if args.json:
+        _print_json([shown(record) for record in records])
+    else:
+        _print_table(records)
+
+
+def _revoke(store: KeyStore, args: argparse.Namespace) -> None:
+    record = _revoked(store, args.key)
+    if record is None:
+        raise KeysUsageError(KEY_NOT_FOUND.error)
+    if args.json:
+        _print_json(revoked(record))
+    else:
+        print(f"Revoked {record.key_id} ({record.owner_id})")
+
+
+def _revoked(store: KeyStore, text: str) -> KeyRecord | None:
+    key: str | Token | None = text if is_key_id(text) else parse_token(text)
+    if isinstance(key, Token):
+        found = store.find(key)
+        key = found.key_id if found else None
+    return None if key is None else store.revoke(key, wall_s())
+
+
+_COMMANDS: Final = {"create": _create, "list": _list, "revoke": _revoke}
+
+
+def _print_json(body: msgspec.Struct | list[msgspec.Struct]) -> None:
+    print(_encode(body).decode())
+
+
+def _print_table(records: list[KeyRecord]) -> None:
+    rows = [_HEADINGS, *(_cells(record) for record in records)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    # As wide as it is: a script that reads columns must not meet a cut one.
+    for row in rows:
+        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        print("  ".join(padded).rstrip())
+
+
+def _cells(record: KeyRecord) -> tuple[str, ...]:
+    body = shown(record)
+    times = (body.created_at, body.last_used_at or "-", body.revoked_at or "-")
+    return (body.key, body.type, *times, _plain(body.owner_id), _plain(body.name))
+
+
+def _plain(text: str) -> str:
+    """User text without effect on a terminal."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
