@@ -1,1 +1,1 @@
-"""Load generators and reports: what the figures in bench/README.md were made with."""
+"""The benchmark: what a node can do on this machine, measured from outside over HTTP."""

@@ -1,0 +1,1 @@
+"""Parts of a partition measured alone: no sockets, no other process."""

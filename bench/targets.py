@@ -1,0 +1,98 @@
+"""The figures that the node is to reach, and whether it did. Pure.
+
+Shares of a bare request's rate instead of jobs a second, and an addition to the disk's own
+latency instead of milliseconds: so they mean the same on another machine.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+
+from bench.environment import DiskSync
+from bench.measure import Result
+
+SHARES: Final = {16: 0.30, 64: 0.50, 256: 0.65}
+"""Connections -> durable submits/s as a share of one front's bare requests/s."""
+BARE_CONNECTIONS: Final = 256
+ONE_CONNECTION_EXTRA_MS: Final = 0.4
+CYCLES_PER_S: Final = 6_000
+FLAT_SHARE: Final = 0.8
+SHALLOW_JOBS: Final = 1_000
+DEEP_JOBS: Final = 200_000
+
+Verdict = Literal["reached", "missed", "not measured"]
+
+
+class Target(msgspec.Struct, frozen=True):
+    """One line of the table."""
+
+    what: str
+    wanted: str
+    seen: str
+    verdict: Verdict
+
+
+def judge(results: list[Result], sync: DiskSync) -> list[Target]:
+    """Every target against ``results``; ``sync`` was measured in the same run."""
+    bares = [result.per_second for result in results if result.spec.mode == "bare"]
+    bare = sum(bares) / len(bares) if bares else 0.0
+    submits = {
+        result.spec.connections: result for result in results if result.spec.mode == "submit"
+    }
+    return [
+        *(_share(submits.get(many), many, wanted, bare) for many, wanted in SHARES.items()),
+        _one_connection(submits.get(1), sync),
+        _cycle(next((result for result in results if result.spec.mode == "cycle"), None)),
+        _flat([result for result in results if result.spec.mode == "lease"]),
+    ]
+
+
+def _share(result: Result | None, connections: int, wanted: float, bare: float) -> Target:
+    what = f"submits/s at {connections} connections, share of bare requests/s of one front"
+    want = f">= {wanted:.2f}"
+    if result is None or not bare:
+        return Target(what, want, "-", "not measured")
+    share = result.per_second / bare
+    seen = f"{share:.2f} ({result.per_second:,.0f} of {bare:,.0f})"
+    return Target(what, want, seen, _verdict(share >= wanted))
+
+
+def _one_connection(result: Result | None, sync: DiskSync) -> Target:
+    limit_ms = sync.median_ms + ONE_CONNECTION_EXTRA_MS
+    what = f"submit p50 at 1 connection: fdatasync + {ONE_CONNECTION_EXTRA_MS} ms"
+    want = f"<= {limit_ms:.3f} ms"
+    p50_ms = None if result is None else result.quantile_ms(0.5)
+    if p50_ms is None:
+        return Target(what, want, "-", "not measured")
+    seen = f"{p50_ms:.3f} ms (fdatasync {sync.median_ms:.3f} ms)"
+    return Target(what, want, seen, _verdict(p50_ms <= limit_ms))
+
+
+def _cycle(result: Result | None) -> Target:
+    what = "full cycles (submit, lease one, ack one)/s"
+    want = f">= {CYCLES_PER_S:,}"
+    if result is None:
+        return Target(what, want, "-", "not measured")
+    seen = f"{result.per_second:,.0f} at {result.spec.connections} connections"
+    return Target(what, want, seen, _verdict(result.per_second >= CYCLES_PER_S))
+
+
+def _flat(results: list[Result]) -> Target:
+    """The deepest backlog against the shallowest."""
+    want = f">= {FLAT_SHARE:.2f}"
+    by_depth = sorted(results, key=lambda result: result.spec.waiting)
+    if len(by_depth) < 2 or not by_depth[0].per_second:
+        return Target("flat: lease+ack pairs/s, deep against shallow", want, "-", "not measured")
+    shallow, deep = by_depth[0], by_depth[-1]
+    share = deep.per_second / shallow.per_second
+    return Target(
+        f"flat: lease+ack pairs/s with {deep.spec.waiting:,} waiting, "
+        f"share of that with {shallow.spec.waiting:,}",
+        want,
+        f"{share:.2f} ({deep.per_second:,.0f} of {shallow.per_second:,.0f})",
+        _verdict(share >= FLAT_SHARE),
+    )
+
+
+def _verdict(reached: bool) -> Verdict:
+    return "reached" if reached else "missed"
