@@ -25,7 +25,7 @@ from queue_node.backoff import Backoff
 
 EXIT_DAMAGED: Final = 3
 
-_READY: Final = b"ready\n"
+_READY: Final = b"ready"
 _OUTPUT_BYTES: Final = 4096
 
 _logger = logging.getLogger(__name__)
@@ -136,17 +136,15 @@ class Child:
     async def _watch_output(self, process: trio.Process) -> None:
         """Log the moment when the child serves; it has nothing else to say there."""
         assert process.stdout is not None
-        output = b""
+        rest = b""
         while chunk := await process.stdout.receive_some(_OUTPUT_BYTES):
-            output = (output + chunk)[-_OUTPUT_BYTES:]
-            if output == _READY:
-                _logger.info("%s serves (process %d)", self.name, process.pid)
-                self.serving.set()
-            elif b"\n" in output:
-                _logger.warning("%s printed %r", self.name, output)
-            else:
-                continue
-            output = b""
+            *lines, rest = (rest + chunk)[-_OUTPUT_BYTES:].split(b"\n")
+            for line in lines:
+                if line == _READY:
+                    _logger.info("%s serves (process %d)", self.name, process.pid)
+                    self.serving.set()
+                else:
+                    _logger.warning("%s printed %r", self.name, line)
 
     async def _wait_after_death(self, status: int | None) -> None:
         delay_s = self._backoff.after_death(trio.current_time())

@@ -8,6 +8,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
@@ -67,13 +68,15 @@ def serve(settings: Config, commands: Commands) -> ExitCode:
     setproctitle("queue-node: supervisor")
     # Files of the node and of its children are the owner's alone (SECURITY: 0600, 0700).
     os.umask(0o077)
-    _raise_file_limit()
     _check_tls(settings)
     with hold(settings.wal_dir) as directory:
         partitions = directory.settle_partitions(settings.partitions, max(1, _cores() // 2))
-        store = _open_store(settings, directory)
         patience_s = _PORT_PATIENCE_S if directory.after_a_crash else 0.0
-        with address.listen(settings.host, settings.port, patience_s) as listener:
+        with (
+            address.listen(settings.host, settings.port, patience_s) as listener,
+            closing(_open_store(settings, directory)) as store,
+        ):
+            _raise_file_limit()
             node = _Assembly(settings, commands, directory, partitions, listener, log_format)
             return node.run(store)
 
@@ -103,7 +106,7 @@ class _Assembly:
         fronts = [self._front(number) for number in range(self._settings.fronts or _cores())]
         url = address.url_of(self._listener, tls=self._settings.tls_cert is not None)
         _logger.info(
-            "serving on %s with %d fronts and %d partitions, data in %s, keys in %s",
+            "listening on %s; fronts: %d, partitions: %d, data: %s, keys: %s",
             url,
             len(fronts),
             len(partitions),
@@ -113,7 +116,7 @@ class _Assembly:
         children = [*partitions, *fronts]
         welcome = Welcome(self._settings, store, self._listener, url, children)
         drain_s = self._settings.limits.drain_timeout_ms / 1000
-        supervisor = Supervisor(partitions, fronts, self._listener, drain_s)
+        supervisor = Supervisor(partitions, fronts, self._listener, front_drain_s=drain_s)
         return trio.run(supervisor.run, welcome.run)
 
     def _partition(self, number: int) -> Child:

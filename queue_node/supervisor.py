@@ -32,12 +32,15 @@ class Supervisor:
         partitions: Sequence[Child],
         fronts: Sequence[Child],
         listener: socket.socket,
+        *,
         front_drain_s: float,
+        drain_s: float = DRAIN_SECONDS_MAX,
     ) -> None:
         self._partitions = partitions
         self._fronts = fronts
         self._listener = listener
         self._front_drain_s = front_drain_s
+        self._drain_s = drain_s
         self._stopping = trio.Event()
         self._fault: NodeError | None = None
 
@@ -91,7 +94,7 @@ class Supervisor:
     async def _drain(self) -> None:
         # Ours is the last descriptor that keeps the port once the fronts have closed theirs.
         self._listener.close()
-        with trio.move_on_after(DRAIN_SECONDS_MAX):
+        with trio.move_on_after(self._drain_s):
             with trio.move_on_after(self._front_drain_s + _FRONTS_MARGIN_S):
                 await _stop(self._fronts)
             for child in self._fronts:
