@@ -26,7 +26,8 @@ class DoorLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bodies_bytes_max: int = 256 << 20
     """Request bodies held in memory by one front, all connections together: 503 beyond it."""
     pipelined_max: int = 64
-    """Requests parsed ahead of the one being answered; beyond it the socket is not read."""
+    """Requests of one connection answered in a row before their answers are sent and the other
+    connections get their turn. None is read ahead of the one that runs."""
     output_bytes_max: int = 1 << 20
     """Answers that a connection may hold unsent; beyond it nothing more is read or run."""
     idle_timeout_ms: int = 75_000
@@ -37,6 +38,12 @@ class DoorLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """End of the head to the end of the body, for each MiB of body or part of one: 408."""
     write_timeout_ms: int = 30_000
     """The client took no byte of an answer for so long: closed."""
+    half_close_ms: int = 2_000
+    """A client closed its sending side: how long a request of it may still run."""
+    linger_ms: int = 1_000
+    """After the last answer of a connection: time for the client to read it and to close."""
+    handshake_timeout_ms: int = 10_000
+    """From the connect to the end of the TLS handshake."""
     drain_timeout_ms: int = 5_000
     """On shutdown: how long requests in flight may take before they are cut."""
 

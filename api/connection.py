@@ -1,0 +1,463 @@
+"""One HTTP/1.1 connection: limits, order, timeouts. The shell around ``api.http1``.
+
+One task serves a connection, one request after the other, so pipelined requests are answered
+in order, and what the client sends meanwhile waits in the kernel: nothing is read ahead. The
+answers to requests that came together leave together, in one send, as soon as there is
+nothing left to run or a request has to wait.
+
+**Time.** A connection writes down when it may be cut (``read_deadline``, ``write_deadline``),
+and the front's sweeper (``api.door``) cancels what is over: never early, at most two sweeps late.
+
+**Hang-ups.** A FIN alone does not tell a client that is gone from one that closed only its
+sending side and still listens, so a request that runs on is cut ``half_close_ms`` after it,
+and at once when the connection was reset. The sweeper asks the kernel (POLLRDHUP), so that
+nothing has to be read for it.
+
+**The last answer** of a connection is followed by a short time of reading and throwing away:
+to close a socket with unread bytes in it makes the kernel send a reset, which can destroy
+the answer before the client has read it.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Generator
+from math import inf
+from typing import Any, Final, TypeVar
+
+import trio
+
+from api import problems
+from api.answer import Answer
+from api.asgi import Exchange
+from api.door import Door, Request, too_many_bodies
+from api.http1 import (
+    CONTINUE,
+    Head,
+    Malformed,
+    RequestParser,
+    UnsafeHeader,
+    connection_line,
+    render,
+)
+from api.problems import Problem, to_answer
+from api.transport import Gone, Transport
+
+log = logging.getLogger(__name__)
+
+_MIB: Final = 1 << 20
+_ALLOWED: Final = Answer(204, headers=(("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),))
+_TOO_SLOW: Final = Problem(408, "request timeout: the request did not arrive in time")
+
+T = TypeVar("T")
+
+
+class Connection:
+    """A client's HTTP/1.1 connection, from its first byte to its close."""
+
+    __slots__ = (
+        "_body_started",
+        "_body_taken",
+        "_client",
+        "_cut_short",
+        "_ended",
+        "_exchange",
+        "_half_closed",
+        "_held",
+        "_out",
+        "_parser",
+        "_scope",
+        "_server",
+        "_transport",
+        "door",
+        "fileno",
+        "head",
+        "idle",
+        "read_deadline",
+        "running_since",
+        "scheme",
+        "write_deadline",
+    )
+
+    def __init__(
+        self,
+        door: Door,
+        transport: Transport,
+        client: tuple[str, int] | None,
+        server: tuple[str, int] | None,
+        scheme: str,
+    ) -> None:
+        self.door = door
+        self.fileno = transport.fileno()
+        self.scheme = scheme
+        self.head: Head | None = None
+        """The request that is being answered."""
+        self.idle = True
+        """Between two requests: nothing of a next one is here."""
+        self.read_deadline = inf
+        self.write_deadline = inf
+        self.running_since: float | None = None
+        """Time of the sweep before a request began to run; None when none runs."""
+        self._transport = transport
+        self._client = client
+        self._server = server
+        self._parser = RequestParser(door.limits, door.memo)
+        self._scope = trio.CancelScope()
+        self._out = b""
+        self._held = 0
+        self._body_started = 0.0
+        self._body_taken = 0
+        self._exchange: Exchange | None = None
+        self._half_closed: float | None = None
+        self._ended = False  # the client's FIN was read
+        self._cut_short = False  # an answer was begun that can't be finished
+
+    # ---- Life.
+
+    async def run(self) -> None:
+        """Serve until either side closes, and leave nothing behind."""
+        self.door.connections.add(self)
+        try:
+            with self._scope:
+                try:
+                    await self._serve()
+                except Gone:
+                    return
+                await self._say_goodbye(unread=False)
+            if self._scope.cancelled_caught:
+                await self._answer_slowness()
+        finally:
+            self.door.connections.discard(self)
+            self._release_body()
+            await self._transport.close()
+
+    async def _serve(self) -> None:
+        """Read and answer until the connection is at its end."""
+        parser = self._parser
+        in_a_row = 0
+        while True:
+            try:
+                head = parser.next_head()
+                if head is None:
+                    in_a_row = 0
+                    if self._out:
+                        await self.flush()
+                    if not await self._read_more():
+                        return
+                    continue
+                goes_on = await self._answer(head)
+            except Malformed as error:
+                await self._refuse(error.problem)
+                return
+            if not goes_on:
+                await self.flush()
+                return
+            in_a_row += 1
+            if in_a_row >= self.door.limits.pipelined_max or (
+                len(self._out) >= self.door.limits.output_bytes_max
+            ):
+                in_a_row = 0
+                await self.flush()
+                await trio.lowlevel.checkpoint()  # the other connections' turn
+
+    async def _read_more(self) -> bool:
+        """Wait for more of a head; False at the client's end."""
+        if self._parser.buffered == 0:
+            self.idle = True
+            self.read_deadline = self.door.now + self.door.limits.idle_timeout_ms / 1000
+            if self.door.draining:
+                return False
+        elif self.idle:
+            # The first bytes of a head: all of it has to come in this time.
+            self.idle = False
+            self.read_deadline = self.door.now + self.door.limits.head_timeout_ms / 1000
+        data = await self._transport.receive()
+        if not data:
+            self._ended = True
+            return False
+        self._parser.feed(data)
+        return True
+
+    # ---- One request.
+
+    async def _answer(self, head: Head) -> bool:
+        """Answer one request; whether the connection goes on after it."""
+        self.idle = False
+        self.head = head
+        self.read_deadline = inf
+        handler = None if head.refusal is not None else self._route(head)
+        if handler is not None:
+            body = await self._whole_body(head) if head.has_body else b""
+            self.running_since = self.door.now
+            answer = await self._run(handler, Request(head.authorization, body))
+            self.running_since = None
+        elif head.refusal is not None:
+            answer = to_answer(head.refusal)
+        elif head.target == "*":
+            answer = _ALLOWED
+        else:
+            return await self._answer_by_app(head)
+        # The route has seen the body's end; who refuses without a look has to pass over it.
+        goes_on = head.keep_alive and not self.door.draining
+        if not self._parser.body_complete:
+            goes_on = goes_on and not head.expects_continue
+            self._append(answer, head, close=not goes_on)
+            await self.flush()
+            if not goes_on:
+                return False
+            await self.discard_body()
+        else:
+            self._append(answer, head, close=not goes_on)
+        if self._held:
+            self._release_body()
+        self.head = None
+        return goes_on
+
+    def _route(self, head: Head) -> Callable[[Request], Awaitable[Answer]] | None:
+        return self.door.lane.route(head.method, head.target)
+
+    async def _run(
+        self, handler: Callable[[Request], Awaitable[Answer]], request: Request
+    ) -> Answer:
+        try:
+            if self._out:
+                # Answers of requests before this one wait: they leave if this one has to wait.
+                return await _Watched(handler(request), self._flush_now)
+            return await handler(request)
+        except Exception:
+            assert self.head is not None
+            log.exception("a lane handler failed: %s", self.head.name)
+            return to_answer(problems.INTERNAL)
+
+    def _append(self, answer: Answer, head: Head | None, *, close: bool) -> None:
+        """Put an answer behind those that wait to be sent."""
+        method = "GET" if head is None else head.method
+        line = connection_line(head, close)
+        try:
+            data = render(answer, method, self.door.date_line, line)
+        except UnsafeHeader:
+            log.exception("an answer that can't be sent")
+            data = render(to_answer(problems.INTERNAL), method, self.door.date_line, line)
+        self._out = self._out + data if self._out else data
+
+    async def _answer_by_app(self, head: Head) -> bool:
+        await self.flush()
+        self._start_body()
+        self._exchange = exchange = Exchange(self, head, self._client, self._server)
+        self.running_since = self.door.now
+        try:
+            problem = await exchange.run(self.door.app)
+        finally:
+            self.running_since = None
+            self._exchange = None
+        if exchange.broken:
+            self._cut_short = True
+            raise Gone
+        if problem is not None:
+            raise Malformed(problem.status, problem.error, problem.headers)
+        if exchange.closes:
+            return False
+        if not self._parser.body_complete:
+            await self.discard_body()
+        self._release_body()
+        self.head = None
+        return True
+
+    # ---- Bodies.
+
+    def _start_body(self) -> None:
+        self._body_started = self.door.now
+        self._body_taken = 0
+
+    async def _whole_body(self, head: Head) -> bytes:
+        """The body of a lane request.
+
+        Raises:
+            Malformed: broken, too large, or no room for it now.
+        """
+        piece = self._parser.take_body()
+        self._hold(len(piece))
+        if self._parser.body_complete:
+            return piece
+        self._start_body()
+        if head.expects_continue and not piece:
+            self._out += CONTINUE
+        await self.flush()
+        pieces = [piece]
+        self._body_taken = len(piece)
+        while not self._parser.body_complete:
+            pieces.append(await self.read_body())
+        return b"".join(pieces)
+
+    async def read_body(self) -> bytes:
+        """The next piece of the body, empty only at its end.
+
+        Raises:
+            Malformed: broken, too large, or no room for it now.
+            Gone: the client left before its end.
+        """
+        parser = self._parser
+        while True:
+            piece = parser.take_body()
+            if piece or parser.body_complete:
+                self._body_taken += len(piece)
+                self._hold(len(piece))
+                return piece
+            self.read_deadline = self._body_deadline()
+            try:
+                data = await self._transport.receive()
+            finally:
+                self.read_deadline = inf
+            if not data:
+                self._ended = True
+                raise Gone
+            parser.feed(data)
+
+    @property
+    def body_complete(self) -> bool:
+        """Whether the request's body was read to its end."""
+        return self._parser.body_complete
+
+    def _body_deadline(self) -> float:
+        assert self.head is not None
+        size = max(self.head.content_length, self._body_taken + 1)
+        return self._body_started + -(-size // _MIB) * self.door.limits.body_timeout_ms / 1000
+
+    async def discard_body(self) -> None:
+        """Pass over what is left of the body, so that the next request can be read."""
+        if not self._body_started:
+            self._start_body()
+        while not self._parser.body_complete:
+            await self.read_body()
+            self._release_body()
+
+    def _hold(self, count: int) -> None:
+        self._held += count
+        self.door.body_bytes += count
+        if self.door.body_bytes > self.door.limits.bodies_bytes_max:
+            raise too_many_bodies()
+
+    def _release_body(self) -> None:
+        self.door.body_bytes -= self._held
+        self._held = 0
+        self._body_started = 0.0
+
+    # ---- Sending.
+
+    def _flush_now(self) -> None:
+        """Send as much of what waits as can be sent without waiting."""
+        try:
+            self._out = self._out[self._transport.send_now(self._out) :]
+        except Gone:
+            self._scope.cancel()
+
+    async def flush(self) -> None:
+        """Send every answer that waits.
+
+        Raises:
+            Gone: the client left, or reads too slowly.
+        """
+        data, self._out = self._out, b""
+        if data:
+            await self.write(data)
+
+    async def write(self, data: bytes) -> None:
+        """Send ``data``, waiting as long as the client keeps taking something."""
+        sent = self._transport.send_now(data)
+        if sent == len(data):
+            return
+        rest = memoryview(data)[sent:]
+        timeout = self.door.limits.write_timeout_ms / 1000
+        try:
+            while rest:
+                self.write_deadline = self.door.now + timeout
+                rest = rest[await self._transport.send_some(rest) :]
+        except trio.Cancelled:
+            self._cut_short = True
+            raise
+        finally:
+            self.write_deadline = inf
+
+    def answer_start(self) -> tuple[bytes, bool]:
+        """The Date line, and whether this answer must be the connection's last."""
+        return self.door.date_line, self.door.draining
+
+    # ---- The end.
+
+    async def _refuse(self, problem: Problem) -> None:
+        """Answer a request that we do not understand or serve, and end the connection."""
+        self._append(to_answer(problem), self.head, close=True)
+        await self.flush()
+        await self._say_goodbye(unread=True)
+
+    async def _say_goodbye(self, *, unread: bool) -> None:
+        """Let the client read the last answer before the socket is closed."""
+        if self._ended or not (self._transport.finish() or unread):
+            return
+        self._ended = True
+        with trio.move_on_after(self.door.limits.linger_ms / 1000):
+            while await self._transport.receive():
+                pass
+
+    async def _answer_slowness(self) -> None:
+        """After a cut: say 408 where somebody may be listening."""
+        if self._cut_short or self.idle or self._ended or self.door.draining:
+            return
+        with trio.move_on_after(self.door.limits.linger_ms / 1000):
+            try:
+                await self._refuse(_TOO_SLOW)
+            except Gone:
+                return
+
+    # ---- What the front calls.
+
+    def expire(self) -> None:
+        """The time of a read or a write is over."""
+        if self.write_deadline < inf or (self._exchange is not None and self._exchange.started):
+            self._cut_short = True
+        self.running_since = None
+        self._scope.cancel()
+
+    def cut(self) -> None:
+        """End it now, without a word."""
+        self._cut_short = True
+        self._scope.cancel()
+
+    def hung_up(self, *, whole: bool) -> None:
+        """The client closed its sending side, or the ``whole`` connection, while we work."""
+        if self._half_closed is None:
+            self._half_closed = self.door.now
+        if not whole and self.door.now - self._half_closed < self.door.limits.half_close_ms / 1000:
+            return
+        if self._exchange is not None:
+            self._exchange.disconnect()
+        else:
+            self.cut()
+
+
+class _Watched(Awaitable[T]):
+    """Awaits ``awaitable``; calls ``on_wait`` if it has to wait, before it does.
+
+    Like a plain ``await``: trio's traps pass through, only the first is noticed.
+    """
+
+    def __init__(self, awaitable: Awaitable[T], on_wait: Callable[[], None]) -> None:
+        self._awaitable = awaitable
+        self._on_wait = on_wait
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        # Coroutines and generators alike have ``send`` and ``throw``.
+        steps: Any = self._awaitable.__await__()
+        waited = False
+        step, argument = steps.send, None
+        while True:
+            try:
+                trap = step(argument)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            if not waited:
+                waited = True
+                self._on_wait()
+            try:
+                step, argument = steps.send, (yield trap)
+            except BaseException as error:
+                step, argument = steps.throw, error

@@ -1,0 +1,136 @@
+"""Bytes to and from one client: a plain TCP socket, or TLS over one."""
+
+import logging
+import socket
+from typing import Final, Protocol
+
+import trio
+
+log = logging.getLogger(__name__)
+
+_RECEIVE_BYTES: Final = 64 << 10
+
+
+class Gone(OSError):
+    """The client is not there any more, or does not take our bytes."""
+
+
+class Transport(Protocol):
+    """Bytes to and from one client. Every method raises ``Gone`` when it left."""
+
+    def fileno(self) -> int:
+        """The socket, to be polled."""
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        """Send without waiting; the number of bytes that were taken, perhaps 0."""
+
+    async def send_some(self, data: memoryview) -> int:
+        """Wait until something can be sent, send it; how much it was."""
+
+    async def receive(self) -> bytes:
+        """Wait for bytes; empty at the client's end."""
+
+    def finish(self) -> bool:
+        """Tell the client that no more will come; False when that can't be told apart."""
+
+    async def close(self) -> None:
+        """Close the socket, whatever happens."""
+
+
+class PlainTransport:
+    """A non-blocking TCP socket.
+
+    ``trio.lowlevel`` and not ``trio.SocketStream``: its ``send_all`` and ``receive_some`` cost
+    a checkpoint and three calls each; measured here 24,000 instead of 36,000 requests/s.
+    """
+
+    __slots__ = ("_socket",)
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    def fileno(self) -> int:
+        """The socket, to be polled."""
+        return self._socket.fileno()
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        """Send without waiting."""
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise Gone from error
+
+    async def send_some(self, data: memoryview) -> int:
+        """Wait until something can be sent, send it."""
+        while True:
+            await trio.lowlevel.wait_writable(self._socket)
+            if sent := self.send_now(data):
+                return sent
+
+    async def receive(self) -> bytes:
+        """Wait for bytes; empty at the client's end."""
+        while True:
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                return self._socket.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise Gone from error
+
+    def finish(self) -> bool:
+        """Send a FIN; the other direction stays open."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise Gone from error
+        return True
+
+    async def close(self) -> None:
+        """Close the socket; nobody waits for it any more."""
+        self._socket.close()
+
+
+class TlsTransport:
+    """A TLS stream whose handshake is done."""
+
+    def __init__(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
+        self._stream = stream
+
+    def fileno(self) -> int:
+        """The socket beneath, to be polled."""
+        return self._stream.transport_stream.socket.fileno()
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        """Nothing: a record can't be sent by halves without waiting."""
+        return 0
+
+    async def send_some(self, data: memoryview) -> int:
+        """Send one piece, as small as to see that a slow reader moves."""
+        piece = bytes(data[:_RECEIVE_BYTES])
+        try:
+            await self._stream.send_all(piece)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise Gone from error
+        return len(piece)
+
+    async def receive(self) -> bytes:
+        """Wait for bytes; empty at the client's end."""
+        try:
+            return bytes(await self._stream.receive_some(_RECEIVE_BYTES))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise Gone from error
+
+    def finish(self) -> bool:
+        """TLS has no half-close here."""
+        return False
+
+    async def close(self) -> None:
+        """Say goodbye if that can be done at once, and close the socket in any case."""
+        with trio.move_on_after(1, shield=True):
+            try:
+                await self._stream.aclose()
+            except trio.BrokenResourceError:
+                log.debug("TLS connection broke while closing", exc_info=True)
