@@ -63,7 +63,7 @@ class PartitionClient:
         self._last_id = 0
         self._waiters: dict[int, _Waiter] = {}
         self._in_flight_bytes = 0
-        self._outgoing: list[Request] = []
+        self._outgoing: dict[int, Request] = {}
         self._outgoing_bytes = 0
         self._sender: trio.lowlevel.Task | None = None
         self._connected = trio.Event()
@@ -90,7 +90,7 @@ class PartitionClient:
         self._last_id = request_id = self._last_id + 1
         self._waiters[request_id] = _Waiter(trio.lowlevel.current_task(), text_bytes)
         self._in_flight_bytes += text_bytes
-        self._outgoing.append(Request(request_id, command))
+        self._outgoing[request_id] = Request(request_id, command)
         self._outgoing_bytes += text_bytes
         if (sender := self._sender) is not None:
             self._sender = None
@@ -98,6 +98,10 @@ class PartitionClient:
 
         def abandon(_: object) -> trio.lowlevel.Abort:
             self._take_waiter(request_id)
+            # What was not sent yet must not stay: clients that submit and hang up, again and
+            # again, would fill the memory while a partition takes nothing.
+            if self._outgoing.pop(request_id, None) is not None:
+                self._outgoing_bytes -= text_bytes
             return trio.lowlevel.Abort.SUCCEEDED
 
         reply: Reply = await trio.lowlevel.wait_task_rescheduled(abandon)
@@ -151,12 +155,12 @@ class PartitionClient:
         if not bodies:
             raise PipeError("the pipe closed before a greeting")
         first, *rest = bodies
-        hello, *pushes = decode_responses(first)
-        if hello.reply != self._expected:
-            raise PipeError(f"expected {self._expected}, met {hello.reply}")
+        responses = decode_responses(first)
+        if not responses or responses[0].reply != self._expected:
+            raise PipeError(f"expected {self._expected}, met {responses[:1]}")
         self._connected.set()
         _logger.info("partition %d serves", self.partition)
-        for response in pushes:
+        for response in responses[1:]:
             self._take_push(response.reply)
         for body in rest:
             self._take(body)
@@ -166,8 +170,11 @@ class PartitionClient:
             if not self._outgoing:
                 self._sender = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(self._abandon_sender)
-            requests, size = self._outgoing, self._outgoing_bytes
-            self._outgoing, self._outgoing_bytes = [], 0
+                # Whoever woke us may have given up since.
+                continue
+            requests, size = list(self._outgoing.values()), self._outgoing_bytes
+            self._outgoing.clear()
+            self._outgoing_bytes = 0
             if size <= FRAME_BYTES_SOFT:
                 pipe.send(encode_requests(requests))
             else:
@@ -208,8 +215,8 @@ class PartitionClient:
             _logger.warning("partition %d is gone; reconnecting", self.partition)
         self._connected = trio.Event()
         self.ready_hint = False
-        unsent = {request.request_id for request in self._outgoing}
-        self._outgoing, self._outgoing_bytes = [], 0
+        unsent = self._outgoing
+        self._outgoing, self._outgoing_bytes = {}, 0
         for request_id in list(self._waiters):
             waiter = self._take_waiter(request_id)
             assert waiter is not None
