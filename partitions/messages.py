@@ -11,7 +11,7 @@ A reply leaves the partition only when the events behind it are durable.
 Texts (payload, result, error) are UTF-8 bytes that nobody here looks into.
 """
 
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -216,5 +216,32 @@ _responses_decoder: Final = msgspec.msgpack.Decoder(list[Response])
 
 encode_requests = _encoder.encode
 encode_responses = _encoder.encode
-decode_requests = _requests_decoder.decode
-decode_responses = _responses_decoder.decode
+
+_Messages = TypeVar("_Messages")
+
+
+def decode_requests(body: bytes) -> list[Request]:
+    """The requests in a frame of a front.
+
+    Raises:
+        msgspec.MsgspecError: these bytes are no such frame.
+    """
+    return _decoded(_requests_decoder, body)
+
+
+def decode_responses(body: bytes) -> list[Response]:
+    """The responses and pushes in a frame of a partition.
+
+    Raises:
+        msgspec.MsgspecError: these bytes are no such frame.
+    """
+    return _decoded(_responses_decoder, body)
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[_Messages], body: bytes) -> _Messages:
+    try:
+        return decoder.decode(body)
+    except (UnicodeDecodeError, RecursionError) as error:
+        # A string that is not UTF-8, an unknown field nested too deeply: these two escape
+        # msgspec's own errors, and whoever reads a pipe should have to know only one.
+        raise msgspec.DecodeError(f"malformed message: {error}") from error
