@@ -1,0 +1,386 @@
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from api import partition_client
+from api.errors import OverloadedError, PartitionUnavailableError
+from api.partition_client import PartitionClient
+from partitions.messages import (
+    PUSH_ID,
+    Command,
+    Enqueue,
+    Enqueued,
+    Get,
+    Hello,
+    Hint,
+    JobNotFound,
+    Lease,
+    NothingReady,
+    Reply,
+    Response,
+    Tick,
+    encode_responses,
+)
+from partitions.slots import make_job_id
+from tests.support.fake_partition import START_MS, FakePartition, Fault
+from tests.support.polling import until
+
+
+def job_id(number: int, slot: int = 0) -> bytes:
+    return make_job_id(START_MS, number, slot)
+
+
+class Calls:
+    """Calls that run at the same time, and what became of each."""
+
+    def __init__(self, client: PartitionClient, nursery: trio.Nursery) -> None:
+        self._client = client
+        self._nursery = nursery
+        self.started = 0
+        self.replies: list[Reply] = []
+        self.errors: list[Exception] = []
+        self.scope = trio.CancelScope()
+
+    def start(self, commands: Sequence[Command], text_bytes: int = 0) -> None:
+        for command in commands:
+            self._nursery.start_soon(self._call, command, text_bytes)
+
+    async def _call(self, command: Command, text_bytes: int) -> None:
+        self.started += 1
+        with trio.CancelScope() as scope:
+            self.scope = scope
+            try:
+                self.replies.append(await self._client.call(command, text_bytes))
+            except (OverloadedError, PartitionUnavailableError) as error:
+                self.errors.append(error)
+
+    @property
+    def ended(self) -> int:
+        return len(self.replies) + len(self.errors)
+
+
+@pytest.fixture
+def partition(tmp_path: Path) -> FakePartition:
+    return FakePartition(tmp_path / "p.sock")
+
+
+@pytest.fixture
+async def running(partition: FakePartition, nursery: trio.Nursery) -> FakePartition:
+    await nursery.start(partition.run)
+    return partition
+
+
+@pytest.fixture
+async def client(running: FakePartition, nursery: trio.Nursery) -> PartitionClient:
+    client = PartitionClient(0, 1, running.path)
+    nursery.start_soon(client.run)
+    with trio.fail_after(5):
+        await client.wait_serving()
+    return client
+
+
+@pytest.fixture
+def calls(client: PartitionClient, nursery: trio.Nursery) -> Calls:
+    return Calls(client, nursery)
+
+
+@asynccontextmanager
+async def second_life(partition: FakePartition) -> AsyncIterator[None]:
+    """The partition serves inside the block only."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partition.run)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_call_returns_the_partitions_reply(client: PartitionClient) -> None:
+    assert await client.call(Enqueue(job_id(1), b"text", 3, "me"), 4) == Enqueued(job_id(1))
+    assert await client.call(Get(job_id(2))) == JobNotFound(job_id(2))
+
+
+async def test_calls_of_one_scheduler_pass_travel_in_one_frame(
+    running: FakePartition, calls: Calls
+) -> None:
+    calls.start([Enqueue(job_id(n), b"x", 3, "me") for n in range(50)], text_bytes=1)
+    await until(lambda: calls.ended == 50)
+    assert [len(frame) for frame in running.frames] == [50]
+    assert sorted(calls.replies, key=repr) == sorted(
+        (Enqueued(job_id(n)) for n in range(50)), key=repr
+    )
+
+
+async def test_calls_of_two_passes_travel_in_two_frames(
+    running: FakePartition, client: PartitionClient
+) -> None:
+    await client.call(Lease(1000))
+    await client.call(Lease(1000))
+    assert [len(frame) for frame in running.frames] == [1, 1]
+
+
+async def test_each_reply_reaches_the_caller_that_asked(
+    running: FakePartition, client: PartitionClient
+) -> None:
+    answered: dict[int, Reply] = {}
+
+    async def ask(number: int) -> None:
+        answered[number] = await client.call(Get(job_id(number)))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(200):
+            nursery.start_soon(ask, number)
+    assert answered == {number: JobNotFound(job_id(number)) for number in range(200)}
+    assert len(running.frames) == 1
+
+
+async def test_large_texts_travel_in_frames_of_their_own(
+    running: FakePartition, calls: Calls
+) -> None:
+    text = b"x" * (1 << 20)
+    calls.start([Enqueue(job_id(n), text, 3, "me") for n in range(20)], text_bytes=len(text))
+    await until(lambda: calls.ended == 20)
+    assert len(calls.replies) == 20
+    assert [len(frame) for frame in running.frames] == [1] * 20
+
+
+async def test_beyond_the_bound_of_requests_a_call_is_refused_and_nothing_is_sent(
+    running: FakePartition, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partition_client, "REQUESTS_PER_PARTITION_MAX", 3)
+    running.faults = [Fault.MUTE]
+    calls.start([Lease(1000)] * 5)
+    await until(lambda: len(calls.errors) == 2)
+    assert [type(error) for error in calls.errors] == [OverloadedError, OverloadedError]
+    await until(lambda: len(running.commands) == 3)
+
+
+async def test_beyond_the_bound_of_bytes_a_call_is_refused(
+    running: FakePartition, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partition_client, "IN_FLIGHT_BYTES_MAX", 100)
+    running.faults = [Fault.MUTE]
+    calls.start([Lease(1000)] * 3, text_bytes=40)
+    await until(lambda: len(calls.errors) == 1)
+    assert isinstance(calls.errors[0], OverloadedError)
+    calls.start([Lease(1000)], text_bytes=0)
+    await until(lambda: calls.ended == 2)
+    assert calls.replies == [NothingReady()], "what needs no bytes is not refused for bytes"
+
+
+async def test_replies_make_room_again(
+    client: PartitionClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partition_client, "REQUESTS_PER_PARTITION_MAX", 1)
+    monkeypatch.setattr(partition_client, "IN_FLIGHT_BYTES_MAX", 10)
+    for number in range(20):
+        reply = await client.call(Enqueue(job_id(number), b"x" * 10, 3, "me"), 10)
+        assert reply == Enqueued(job_id(number))
+
+
+async def test_a_cancelled_caller_leaves_nothing_in_flight(
+    running: FakePartition, client: PartitionClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partition_client, "REQUESTS_PER_PARTITION_MAX", 1)
+    monkeypatch.setattr(partition_client, "IN_FLIGHT_BYTES_MAX", 10)
+    for _ in range(5):
+        running.faults = [Fault.MUTE]
+        with trio.move_on_after(0) as scope:
+            await client.call(Lease(1000), 10)
+        assert scope.cancelled_caught
+        await until(lambda: not running.faults or not client._outgoing)
+        running.faults = []
+        assert await client.call(Lease(1000), 10) == NothingReady()
+
+
+async def test_a_late_reply_to_a_cancelled_caller_is_dropped(
+    running: FakePartition, client: PartitionClient
+) -> None:
+    running.faults = [Fault.MUTE]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.call, Lease(1000))
+        await until(lambda: len(running.frames) == 1)
+        nursery.cancel_scope.cancel()
+    late = running.frames[0][0].request_id
+    await running.send(encode_responses([Response(late, NothingReady())]))
+    await running.send(encode_responses([Response(late + 1000, NothingReady())]))
+    assert await client.call(Get(job_id(1))) == JobNotFound(job_id(1))
+    assert running.connections == 1
+
+
+async def test_callers_that_gave_up_do_not_pile_up_before_a_partition_that_reads_nothing(
+    running: FakePartition, client: PartitionClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A client that submits and hangs up, again and again, while the partition's disk hangs.
+    monkeypatch.setattr(partition_client, "BACKLOG_BYTES_HIGH", 1 << 20)
+    text = b"x" * (1 << 20)
+    with running.deaf():
+        for number in range(100):
+            with trio.move_on_after(0.002):
+                await client.call(Enqueue(job_id(number), text, 3, "me"), len(text))
+    await client.call(Get(job_id(1)))
+    received = sum(isinstance(command, Enqueue) for command in running.commands)
+    assert received < 20, f"{received} MiB were kept for callers that are gone"
+
+
+async def test_a_disconnect_wakes_every_waiter_and_says_that_it_was_sent(
+    running: FakePartition, calls: Calls
+) -> None:
+    running.faults = [Fault.MUTE]
+    calls.start([Lease(1000)] * 10)
+    await until(lambda: len(running.commands) == 10)
+    running.hang_up()
+    await until(lambda: calls.ended == 10)
+    assert [error.sent for error in calls.errors if isinstance(error, PartitionUnavailableError)]
+    assert all(
+        isinstance(error, PartitionUnavailableError) and error.sent for error in calls.errors
+    )
+
+
+async def test_a_call_that_never_left_the_front_says_that_it_was_not_sent(
+    running: FakePartition, client: PartitionClient, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partition_client, "BACKLOG_BYTES_HIGH", 1 << 20)
+    text = b"x" * (1 << 20)
+    with running.deaf():
+        # More than the socket takes: the sender waits, and what comes next stays with us.
+        calls.start([Enqueue(job_id(n), text, 3, "me") for n in range(8)], text_bytes=len(text))
+        await until(lambda: calls.started == 8 and not client._outgoing)
+        calls.start([Lease(1000)])
+        await until(lambda: calls.started == 9)
+        running.hang_up()
+        await until(lambda: calls.ended == 9)
+    errors = [error for error in calls.errors if isinstance(error, PartitionUnavailableError)]
+    assert sorted(error.sent for error in errors) == [False] + [True] * 8
+
+
+async def test_without_a_connection_a_call_is_refused_as_not_sent(
+    partition: FakePartition,
+) -> None:
+    client = PartitionClient(0, 1, partition.path)
+    assert not client.serving
+    with pytest.raises(PartitionUnavailableError) as caught:
+        await client.call(Tick())
+    assert not caught.value.sent
+
+
+async def test_it_connects_when_the_partition_appears_and_again_after_every_loss(
+    partition: FakePartition, nursery: trio.Nursery
+) -> None:
+    client = PartitionClient(0, 1, partition.path)
+    nursery.start_soon(client.run)
+    for life in range(3):
+        async with second_life(partition):
+            with trio.fail_after(5):
+                await client.wait_serving()
+            assert await client.call(Get(job_id(life))) == JobNotFound(job_id(life))
+        await until(lambda: not client.serving)
+        with pytest.raises(PartitionUnavailableError):
+            await client.call(Tick())
+
+
+async def test_after_a_loss_requests_of_the_old_connection_are_not_sent_on_the_new(
+    running: FakePartition, client: PartitionClient, calls: Calls
+) -> None:
+    running.faults = [Fault.LOST_BEFORE]
+    calls.start([Lease(1), Lease(2)])
+    await until(lambda: calls.ended == 2)
+    with trio.fail_after(5):
+        await client.wait_serving()
+    await client.call(Lease(3))
+    assert sorted(running.commands, key=repr) == [Lease(1), Lease(2), Lease(3)]
+    assert [len(frame) for frame in running.frames] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        encode_responses([Response(PUSH_ID, Hello(1, 2))]),
+        encode_responses([Response(PUSH_ID, Hello(0, 2))]),
+        encode_responses([Response(PUSH_ID, Hint(ready=True))]),
+        encode_responses([Response(1, NothingReady())]),
+        encode_responses([]),
+        b"",
+        b"\xc1",
+        b"GET / HTTP/1.1\r\n\r\n",
+    ],
+)
+async def test_a_wrong_greeting_is_never_served_and_does_not_end_the_front(
+    running: FakePartition, nursery: trio.Nursery, greeting: bytes
+) -> None:
+    right, running.greeting = running.greeting, greeting
+    client = PartitionClient(0, 1, running.path)
+    nursery.start_soon(client.run)
+    await until(lambda: running.connections >= 2)
+    assert not client.serving
+    running.greeting = right
+    with trio.fail_after(5):
+        await client.wait_serving()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\xff\xff\xff\xff",  # a frame of 4 GiB
+        b"\x00\x00\x00\x01\xc1",  # a byte that msgpack never uses
+        b"\x00\x00\x00\x00",  # an empty frame
+        b"\x00\x00\x00\x03\x91\x01\x02",  # not an array of pairs
+        b"\x00\x00\x00\x07\x91\x92\x01\x92\x63\xa1\xff",  # an unknown tag, text not UTF-8
+        b"\x00\x00\x10\x05\x91\x93\x01\x91\x03" + b"\x91" * 4096,  # nested 4096 deep
+        b"\x00\x00\x00\x08\x91\x92\x01\x93\x06\xc4\x00\xa1",  # cut short inside
+        b"\x00\x00\x00\x09\x91\x92\x01\x93\x06\xc4\x00\xa1\xff",  # a state that is not UTF-8
+    ],
+)
+async def test_garbage_breaks_the_connection_and_the_next_one_serves(
+    running: FakePartition, client: PartitionClient, calls: Calls, garbage: bytes
+) -> None:
+    running.faults = [Fault.MUTE]
+    calls.start([Lease(1000)])
+    await until(lambda: len(running.frames) == 1)
+    await running.send_raw(garbage)
+    await until(lambda: calls.ended == 1)
+    assert isinstance(calls.errors[0], PartitionUnavailableError)
+    await until(lambda: running.connections == 2 and client.serving)
+    assert await client.call(Lease(1000)) == NothingReady()
+
+
+async def test_hints_are_remembered_until_the_connection_is_lost(
+    running: FakePartition, client: PartitionClient
+) -> None:
+    assert not client.ready_hint
+    await running.push(Hint(ready=True))
+    await until(lambda: client.ready_hint)
+    await running.push(Hint(ready=False))
+    await until(lambda: not client.ready_hint)
+    await running.push(Hint(ready=True))
+    await until(lambda: client.ready_hint)
+    running.hang_up()
+    await until(lambda: running.connections == 2 and client.serving)
+    assert not client.ready_hint
+
+
+async def test_a_hint_in_the_frame_of_the_greeting_counts(
+    running: FakePartition, nursery: trio.Nursery
+) -> None:
+    running.greeting = encode_responses(
+        [Response(PUSH_ID, Hello(0, 1)), Response(PUSH_ID, Hint(ready=True))]
+    )
+    client = PartitionClient(0, 1, running.path)
+    nursery.start_soon(client.run)
+    await until(lambda: client.serving and client.ready_hint)
+
+
+async def test_ending_the_client_wakes_its_callers(running: FakePartition) -> None:
+    client = PartitionClient(0, 1, running.path)
+    running.faults = [Fault.MUTE]
+    async with trio.open_nursery() as outer:
+        calls = Calls(client, outer)
+        async with trio.open_nursery() as inner:
+            inner.start_soon(client.run)
+            await client.wait_serving()
+            calls.start([Lease(1000)])
+            await until(lambda: len(running.frames) == 1)
+            inner.cancel_scope.cancel()
+        await until(lambda: calls.ended == 1)
+    assert isinstance(calls.errors[0], PartitionUnavailableError)
