@@ -8,7 +8,7 @@ itself said so. If one of them cannot be asked, nobody knows, and the caller hea
 
 from collections.abc import Sequence
 
-from api.errors import PartitionUnavailableError
+from api.errors import OverloadedError, PartitionUnavailableError
 from api.partition_client import PartitionClient
 from partitions.messages import Lease, NothingReady, Reply
 
@@ -25,20 +25,21 @@ class Leasing:
 
         Raises:
             PartitionUnavailableError: no job was found, and not every partition could be asked.
-            OverloadedError: too much is in flight.
+            OverloadedError: the same, because too much is in flight to one.
         """
         command = Lease(duration_ms)
-        unavailable: PartitionUnavailableError | None = None
+        unasked: PartitionUnavailableError | OverloadedError | None = None
         for client in self._in_order():
             try:
                 reply = await client.call(command)
-            except PartitionUnavailableError as error:
-                unavailable = error
+            except (PartitionUnavailableError, OverloadedError) as error:
+                # One that hangs fills up; the jobs of the others can be leased all the same.
+                unasked = error
                 continue
             if not isinstance(reply, NothingReady):
                 return reply
-        if unavailable is not None:
-            raise unavailable
+        if unasked is not None:
+            raise unasked
         return NothingReady()
 
     def _in_order(self) -> Sequence[PartitionClient]:
