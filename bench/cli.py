@@ -45,8 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommands of ``bench`` and their options."""
     parser.epilog = _EPILOG
     modes = parser.add_subparsers(dest="mode", required=True, metavar="MODE")
-    common = _common_arguments()
-    against = [common, _node_arguments()]
+    against = [_common_arguments(duration_s=10.0, warmup_s=2.0), _node_arguments()]
 
     submit = modes.add_parser("submit", parents=against, help="durable one-job submits")
     _add_rate(submit, "submits")
@@ -80,7 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="GET /health: what the door alone does; a private node then has one front",
     )
     whole = modes.add_parser(
-        "suite", aliases=["targets"], parents=[common], help="every figure to reach, with verdicts"
+        "suite",
+        aliases=["targets"],
+        parents=[_common_arguments(duration_s=5.0, warmup_s=1.0)],
+        help="every figure to reach, with verdicts",
     )
     whole.add_argument(
         "--deep",
@@ -90,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="jobs waiting in the deep flat check (default: 200000)",
     )
     whole.add_argument("--strict", action="store_true", help="exit code 1 when a target is missed")
-    whole.set_defaults(mode="suite", duration=5.0, warmup=1.0)
+    whole.set_defaults(mode="suite")
     micro.add_arguments(modes)
 
 
@@ -133,8 +135,8 @@ async def _until_signal(
     outcome: SuiteResult | signal.Signals | None = None
     failure: BenchError | None = None
 
-    async with trio.open_nursery() as nursery:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
 
             async def watch() -> None:
                 nonlocal outcome
@@ -189,6 +191,7 @@ async def _node(arguments: argparse.Namespace, stack: AsyncExitStack) -> Node:
         if arguments.mode == "bare" and private.fronts is None:
             private = PrivateOptions(private.parent, 1, private.partitions)
         return await stack.enter_async_context(private_node(private))
+    node = running_node(arguments.url, arguments.client_key or "", arguments.worker_key or "")
     missing = [
         f"--{kind}-key (or QUEUE_NODE_{kind.upper()}_KEY)"
         for kind in _keys_needed(arguments.mode)
@@ -196,7 +199,7 @@ async def _node(arguments: argparse.Namespace, stack: AsyncExitStack) -> Node:
     ]
     if missing:
         raise BenchError(f"a running node needs {' and '.join(missing)}")
-    return running_node(arguments.url, arguments.client_key or "", arguments.worker_key or "")
+    return node
 
 
 def _keys_needed(mode: str) -> tuple[str, ...]:
@@ -218,7 +221,7 @@ def _private_options(arguments: argparse.Namespace) -> PrivateOptions:
     return PrivateOptions(arguments.dir, arguments.fronts, arguments.partitions)
 
 
-def _common_arguments() -> argparse.ArgumentParser:
+def _common_arguments(*, duration_s: float, warmup_s: float) -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     load = common.add_argument_group("load")
     load.add_argument(
@@ -231,16 +234,16 @@ def _common_arguments() -> argparse.ArgumentParser:
     load.add_argument(
         "--duration",
         type=_seconds_above(0),
-        default=10.0,
+        default=duration_s,
         metavar="S",
-        help="seconds measured (default: 10; suite: 5 for each figure)",
+        help="seconds measured, of each figure (default: %(default)g)",
     )
     load.add_argument(
         "--warmup",
         type=_seconds_above(None),
-        default=2.0,
+        default=warmup_s,
         metavar="S",
-        help="seconds before that, not measured (default: 2; suite: 1)",
+        help="seconds before that, not measured (default: %(default)g)",
     )
     load.add_argument(
         "--payload-bytes",

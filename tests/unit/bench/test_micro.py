@@ -1,0 +1,32 @@
+"""bench.micro: each part runs, at toy sizes, and leaves nothing behind."""
+
+from bench.micro import codec, log, state
+
+
+def test_the_state_is_measured_at_each_depth():
+    figures = state.measure(waiting=(10, 200), chunk=50)
+    assert [figure.what for figure in figures] == [
+        "submit, 10 waiting",
+        "lease + ack, 10 waiting",
+        "submit, 200 waiting",
+        "lease + ack, 200 waiting",
+    ]
+    assert all(figure.per_second > 0 for figure in figures)
+
+
+def test_the_codecs_are_measured():
+    figures = codec.measure(jobs=64)
+    assert {figure.what.split(",")[0] for figure in figures} == {
+        "encode submits",
+        "decode submits",
+        "encode replies",
+        "decode replies",
+        "encode records",
+        "check records",
+    }
+
+
+def test_commits_are_measured_on_a_log_of_their_own(tmp_path):
+    figures = log.measure(tmp_path, seconds=0.01, batches=(1, 4))
+    assert [figure.what for figure in figures] == ["commit, 1 jobs", "commit, 4 jobs"]
+    assert list(tmp_path.iterdir()) == []
