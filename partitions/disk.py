@@ -113,6 +113,9 @@ class RealDisk:
             each.mkdir(mode=0o700, exist_ok=True)
             # A directory whose own entry was never synced is gone after a power cut.
             self.sync_directory(each.parent)
+        if not missing:
+            # Whoever made it may have been killed before it synced the entry.
+            self.sync_directory(path.parent)
 
     def lock_directory(self, path: Path) -> object:
         """See ``Disk.lock_directory``."""
