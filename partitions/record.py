@@ -171,6 +171,8 @@ def encode_record(
     events: bytes,
 ) -> tuple[bytes, int]:
     """``(bytes of the record, its crc)``; ``blobs`` is encoded blobs, one behind the other."""
+    # A longer one would be taken for a torn tail when it is read, and cut off.
+    assert RECORD_HEADER_BYTES + len(blobs) + len(events) <= RECORD_BYTES_MAX
     rest = b"".join(
         (
             _AFTER_CRC.pack(prev_crc, epoch, lsn, written_ms, len(blobs), len(events)),
