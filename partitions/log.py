@@ -51,7 +51,6 @@ EVENT_BYTES_MAX: Final = 512
 
 _OPEN_FILES_MAX: Final = 64
 _FIRST_READ_BYTES: Final = 4096
-_ZEROS: Final = bytes(EXTENT_BYTES)
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -61,6 +60,14 @@ class Identity(msgspec.Struct, frozen=True):
     partition: int
     slot_first: int
     slot_end: int
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """The limits that shape the files. Tests make them small, so that a few jobs fill many."""
+
+    segment_bytes: int = SEGMENT_BYTES
+    extent_bytes: int = EXTENT_BYTES
+    reserve_bytes: int = RESERVE_BYTES
 
 
 class Tail(msgspec.Struct):
@@ -81,32 +88,50 @@ def segment_name(number: int) -> str:
 
 
 def create_segment(
-    disk: Disk, directory: Path, header: SegmentHeader, records: bytes = b""
+    disk: Disk, directory: Path, header: SegmentHeader, zeros_bytes: int, records: bytes = b""
 ) -> tuple[File, int]:
-    """Make a durable segment with ``records`` and an extent of zeros behind them.
+    """Make a durable segment with ``records`` and so many zeros behind them.
 
     Replaces a segment of the same name, atomically. Returns the open file and where its
     zeros end.
     """
-    temporary = directory / f"{segment_name(header.number)}.tmp"
-    file = disk.create(temporary)
-    content = encode_segment_header(header) + records
-    file.write(content, 0)
-    file.write(_ZEROS, len(content))
-    file.sync()
-    disk.rename(temporary, directory / segment_name(header.number))
+    file, zeros_end = _write_segment(disk, directory, header, zeros_bytes, records)
     disk.sync_directory(directory)
-    return file, len(content) + len(_ZEROS)
+    return file, zeros_end
+
+
+def _write_segment(
+    disk: Disk, directory: Path, header: SegmentHeader, zeros_bytes: int, records: bytes = b""
+) -> tuple[File, int]:
+    """``create_segment`` but for the name, which a power cut may still take back."""
+    temporary = directory / f"{segment_name(header.number)}.tmp"
+    content = encode_segment_header(header) + records
+    file = disk.create(temporary)
+    try:
+        file.write(content, 0)
+        file.write(bytes(zeros_bytes), len(content))
+        file.sync()
+        disk.rename(temporary, directory / segment_name(header.number))
+    except OSError:
+        # On a full disk this is tried again and again: it may keep neither file nor space.
+        file.close()
+        disk.remove(temporary)
+        raise
+    return file, len(content) + zeros_bytes
 
 
 class Log:
     """An open log; made by ``recovery``."""
 
-    def __init__(self, disk: Disk, directory: Path, identity: Identity, tail: Tail) -> None:
+    def __init__(
+        self, disk: Disk, directory: Path, identity: Identity, tail: Tail, sizes: Sizes
+    ) -> None:
         self._disk = disk
         self._directory = directory
         self._identity = identity
         self._tail = tail
+        self._sizes = sizes
+        self._zeros = bytes(sizes.extent_bytes)
         self._files: dict[int, File] = {tail.header.number: tail.file}
         self._blobs: list[bytes] = []
         self._blobs_bytes = 0
@@ -116,8 +141,8 @@ class Log:
         """Number of the next record."""
         return self._tail.next_lsn
 
-    def reserve(self, record_bytes: int, *, keep_bytes: int = RESERVE_BYTES) -> bool:
-        """Whether a record of so many bytes fits and leaves ``keep_bytes`` of zeros.
+    def reserve(self, record_bytes: int, *, keep_bytes: int | None = None) -> bool:
+        """Whether a record of so many bytes fits and leaves ``keep_bytes`` (the reserve) of zeros.
 
         Makes zeros when it does not; False when the disk has no room for them.
 
@@ -125,16 +150,18 @@ class Log:
             OSError: making them failed for another reason.
         """
         tail = self._tail
+        if keep_bytes is None:
+            keep_bytes = self._sizes.reserve_bytes
         needed = tail.offset_bytes + record_bytes + keep_bytes
         while tail.zeros_end_bytes < needed:
             try:
-                tail.file.write(_ZEROS, tail.zeros_end_bytes)
+                tail.file.write(self._zeros, tail.zeros_end_bytes)
             except OSError as error:
                 if error.errno not in _NO_SPACE:
                     raise
                 return False
             tail.file.sync()
-            tail.zeros_end_bytes += len(_ZEROS)
+            tail.zeros_end_bytes += len(self._zeros)
         return True
 
     def next_blob_at(self) -> int:
@@ -179,10 +206,10 @@ class Log:
 
         A disk without room is no fault here; ``reserve`` reports it to whoever needs some.
         """
-        if self._tail.offset_bytes >= SEGMENT_BYTES:
+        if self._tail.offset_bytes >= self._sizes.segment_bytes:
             self._roll(now_ms)
         else:
-            self.reserve(EXTENT_BYTES // 2, keep_bytes=0)
+            self.reserve(self._sizes.extent_bytes // 2, keep_bytes=0)
 
     def read(self, position: int) -> bytes:
         """The text at a position that a committed event named.
@@ -229,12 +256,18 @@ class Log:
             prev_crc=old.prev_crc,
         )
         try:
-            file, zeros_end = create_segment(self._disk, self._directory, header)
+            file, zeros_end = _write_segment(
+                self._disk, self._directory, header, self._sizes.extent_bytes
+            )
         except OSError as error:
             if error.errno not in _NO_SPACE:
                 raise
             return
+        # No error is forgiven from here on, not even a lack of space: the new name is there,
+        # and one more record in the old segment would make the two overlap.
+        self._disk.sync_directory(self._directory)
         self._tail = Tail(header, file, SEGMENT_HEADER_BYTES, zeros_end, old.next_lsn, old.prev_crc)
+        self._close_surplus()
         self._files[header.number] = file
 
     def _file(self, number: int) -> File:

@@ -24,7 +24,7 @@ import msgspec
 from partitions.disk import Disk
 from partitions.errors import CorruptLogError
 from partitions.events import decode_events
-from partitions.log import Identity, Log, Tail, create_segment, segment_name
+from partitions.log import Identity, Log, Sizes, Tail, create_segment, segment_name
 from partitions.record import (
     SEGMENT_HEADER_BYTES,
     End,
@@ -37,6 +37,7 @@ from partitions.record import (
 from partitions.state import PartitionState
 
 _SEGMENT_NAME: Final = re.compile(r"(\d{10})\.seg")
+_SIZES: Final = Sizes()
 _TEMPORARY_NAME: Final = re.compile(r"\d{10}\.seg\.tmp")
 
 
@@ -58,7 +59,13 @@ class _Segment(msgspec.Struct, frozen=True):
     data: bytes
 
 
-def recover(disk: Disk, directory: Path, identity: Identity, state: PartitionState) -> Recovered:
+def recover(
+    disk: Disk,
+    directory: Path,
+    identity: Identity,
+    state: PartitionState,
+    sizes: Sizes = _SIZES,
+) -> Recovered:
     """Bring ``state``, which is fresh, to where the log ends, and open the log there.
 
     Raises:
@@ -81,13 +88,11 @@ def recover(disk: Disk, directory: Path, identity: Identity, state: PartitionSta
                 newest_ms = max(newest_ms, item.written_ms)
                 records += 1
     if last is None or end is None:
-        tail = _first_tail(disk, directory, identity)
-        return Recovered(Log(disk, directory, identity, tail), 0, 0, 0, 0)
-    tail = _copied_tail(disk, directory, last, end, next_lsn, prev_crc)
-    torn_bytes = _torn_bytes(last, end)
-    return Recovered(
-        Log(disk, directory, identity, tail), records, len(numbers), torn_bytes, newest_ms
-    )
+        tail = _first_tail(disk, directory, identity, sizes)
+        return Recovered(Log(disk, directory, identity, tail, sizes), 0, 0, 0, 0)
+    tail = _copied_tail(disk, directory, last, end, next_lsn, prev_crc, sizes)
+    log = Log(disk, directory, identity, tail, sizes)
+    return Recovered(log, records, len(numbers), _torn_bytes(last, end), newest_ms)
 
 
 def _segment_numbers(disk: Disk, directory: Path) -> list[int]:
@@ -166,7 +171,7 @@ def _replay(
         yield item
 
 
-def _first_tail(disk: Disk, directory: Path, identity: Identity) -> Tail:
+def _first_tail(disk: Disk, directory: Path, identity: Identity, sizes: Sizes) -> Tail:
     header = SegmentHeader(
         partition=identity.partition,
         slot_first=identity.slot_first,
@@ -177,15 +182,21 @@ def _first_tail(disk: Disk, directory: Path, identity: Identity) -> Tail:
         nonce=int.from_bytes(os.urandom(4), "little"),
         prev_crc=0,
     )
-    file, zeros_end = create_segment(disk, directory, header)
+    file, zeros_end = create_segment(disk, directory, header, sizes.extent_bytes)
     return Tail(header, file, SEGMENT_HEADER_BYTES, zeros_end, 1, 0)
 
 
 def _copied_tail(
-    disk: Disk, directory: Path, last: _Segment, end: LogEnd, next_lsn: int, prev_crc: int
+    disk: Disk,
+    directory: Path,
+    last: _Segment,
+    end: LogEnd,
+    next_lsn: int,
+    prev_crc: int,
+    sizes: Sizes,
 ) -> Tail:
     records = last.data[SEGMENT_HEADER_BYTES : end.offset_bytes]
-    file, zeros_end = create_segment(disk, directory, last.header, records)
+    file, zeros_end = create_segment(disk, directory, last.header, sizes.extent_bytes, records)
     return Tail(last.header, file, end.offset_bytes, zeros_end, next_lsn, prev_crc)
 
 
