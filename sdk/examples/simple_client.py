@@ -1,7 +1,7 @@
 """Submit the words of the command line as jobs, wait for each, print what became of them.
 
-    QUEUE_NODE_URL=http://127.0.0.1:8080 QUEUE_NODE_KEY=client_... \
-        python simple_client.py hello world
+``QUEUE_NODE_URL`` and ``QUEUE_NODE_KEY`` (a client key) say where: ``python simple_client.py
+hello world``.
 """
 
 import sys

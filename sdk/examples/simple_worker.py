@@ -1,6 +1,6 @@
 """Turn the text of each job to upper case, until SIGTERM or Ctrl-C.
 
-    QUEUE_NODE_URL=http://127.0.0.1:8080 QUEUE_NODE_KEY=worker_... python simple_worker.py
+QUEUE_NODE_URL=http://127.0.0.1:8080 QUEUE_NODE_KEY=worker_... python simple_worker.py
 """
 
 import logging

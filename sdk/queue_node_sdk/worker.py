@@ -269,10 +269,11 @@ class _StopOnSignals:
         # in the middle of its handlers, and their jobs run again when the leases end.
         for each in self._before:
             signal.signal(each, signal.SIG_DFL)
+        # Stopped before it is said: who reads the line can rely on it.
+        self._stop()
         _log.warning(
             "%s: finishing the jobs in hand; again to end at once", signal.Signals(number).name
         )
-        self._stop()
 
 
 def _failure(job: LeasedJob, error: BaseException) -> Call:

@@ -86,7 +86,8 @@ class FakeNode:
     url: str = ""
 
     def __post_init__(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant: what wait_until() looks at may ask count().
+        self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._faults: dict[str, deque[Fault]] = defaultdict(deque)
         self._server: _Server | None = None
@@ -197,6 +198,7 @@ class FakeNode:
                 job.state = "RUNNING"
                 job.attempts += 1
                 job.lease_token += 1
+                job.settled = None
                 job.lease_until = self.now() + self.lease_duration
                 return _json(
                     200,
