@@ -24,7 +24,8 @@ class Fleet:
         for number, client in enumerate(self.clients):
             await self.start(number, nursery)
             nursery.start_soon(client.run)
-            await until(lambda client=client: client.serving)
+            with trio.fail_after(10):
+                await client.wait_serving()
 
     async def start(self, number: int, nursery: trio.Nursery) -> None:
         """Bring a partition to life (again)."""
