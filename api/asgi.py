@@ -18,17 +18,17 @@ from urllib.parse import unquote
 import trio
 
 from api import problems
-from api.http1 import (
+from api.grammar import Malformed
+from api.head import Head
+from api.problems import Problem
+from api.render import (
     CONTINUE,
-    Head,
-    Malformed,
     UnsafeHeader,
     connection_line,
     has_no_body,
     header_line,
     status_line,
 )
-from api.problems import Problem
 
 log = logging.getLogger(__name__)
 

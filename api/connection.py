@@ -29,16 +29,11 @@ from api import problems
 from api.answer import Answer
 from api.asgi import Exchange
 from api.door import Door, Request, too_many_bodies
-from api.http1 import (
-    CONTINUE,
-    Head,
-    Malformed,
-    RequestParser,
-    UnsafeHeader,
-    connection_line,
-    render,
-)
+from api.grammar import Malformed
+from api.head import Head
+from api.http1 import RequestParser
 from api.problems import Problem, to_answer
+from api.render import CONTINUE, UnsafeHeader, connection_line, render
 from api.transport import Gone, Transport
 
 log = logging.getLogger(__name__)
@@ -165,7 +160,7 @@ class Connection:
             self.read_deadline = self.door.now + self.door.limits.idle_timeout_ms / 1000
             if self.door.draining:
                 return False
-        elif self.idle:
+        elif self.idle or self.read_deadline == inf:
             # The first bytes of a head: all of it has to come in this time.
             self.idle = False
             self.read_deadline = self.door.now + self.door.limits.head_timeout_ms / 1000

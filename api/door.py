@@ -15,7 +15,8 @@ import trio
 
 from api.answer import Answer
 from api.asgi import AsgiApp
-from api.http1 import Malformed, Memo
+from api.grammar import Malformed
+from api.http1 import Memo
 from api.settings import DoorLimits
 
 
@@ -73,7 +74,7 @@ class Door:
         self.limits: Final = limits
         self.lane: Final = lane
         self.app: Final = app
-        self.memo: Final[Memo] = {}
+        self.memo: Final = Memo()
         self.connections: Final[set[Swept]] = set()
         self.draining = False
         self.body_bytes = 0

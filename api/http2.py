@@ -30,7 +30,8 @@ from hypercorn.typing import ConnectionState
 from api import problems
 from api.asgi import AsgiApp, Message, Receive, Send
 from api.door import Door, too_many_bodies
-from api.http1 import body_too_large, refuse_path
+from api.grammar import body_too_large
+from api.head import refuse_path
 from api.problems import Problem, to_answer
 from api.settings import DoorLimits
 

@@ -1,0 +1,238 @@
+"""The parser alone: each row of the table, cut everywhere, and bytes that nobody meant."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from api.grammar import Malformed
+from api.head import Head
+from api.http1 import Memo, RequestParser
+from api.problems import Problem
+from api.settings import DoorLimits
+from tests.support.requests import GOOD, HOSTILE, LIMITS, UNADDRESSABLE, Case, parse, pieces_of
+
+CASES = [pytest.param(case, id=case.name) for case in HOSTILE + GOOD]
+
+
+def on_path(case: Case) -> bytes:
+    return case.data.replace(b"%s", b"/jobs")
+
+
+def outcome(case: Case, found: list[object]) -> tuple[int, int | None]:
+    """(requests, status of the error)."""
+    requests = [each for each in found if not isinstance(each, Problem)]
+    last = found[-1] if found else None
+    return len(requests), last.status if isinstance(last, Problem) else None
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_request_has_one_reading(case: Case) -> None:
+    expected = (case.ran, None if case.status == 200 else case.status)
+    assert outcome(case, parse([on_path(case)])) == expected
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_is_the_same_byte_by_byte(case: Case) -> None:
+    data = on_path(case)
+    size = 1 if len(data) < 20_000 else 997
+    assert parse(pieces_of(data, size)) == parse([data])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_is_the_same_cut_in_two_anywhere(case: Case) -> None:
+    data = on_path(case)
+    whole = parse([data])
+    step = 1 if len(data) < 2_000 else max(1, len(data) // 100)
+    for cut in range(0, len(data) + 1, step):
+        assert parse([data[:cut], data[cut:]]) == whole, cut
+
+
+@pytest.mark.parametrize("case", [c for c in GOOD if c.ran == 1], ids=lambda case: case.name)
+def test_a_request_without_its_end_is_no_request(case: Case) -> None:
+    data = on_path(case)
+    for cut in range(max(0, len(data) - 300), len(data)):
+        assert parse([data[:cut]]) == [], cut
+
+
+def head_of(data: bytes) -> Head:
+    parser = RequestParser(LIMITS)
+    parser.feed(data)
+    head = parser.next_head()
+    assert head is not None
+    return head
+
+
+def test_a_head_says_what_was_sent() -> None:
+    head = head_of(
+        b"POST /jobs?x=1 HTTP/1.1\r\nHost: a\r\nAUTHORIZATION:\tBearer x \r\n"
+        b"Content-Length: 3\r\nX:\r\n\r\n"
+    )
+    assert (head.method, head.target, head.http11) == ("POST", "/jobs?x=1", True)
+    assert head.headers == (
+        (b"host", b"a"),
+        (b"authorization", b"Bearer x"),
+        (b"content-length", b"3"),
+        (b"x", b""),
+    )
+    assert head.authorization == "Bearer x"
+    assert (head.content_length, head.chunked, head.has_body) == (3, False, True)
+    assert head.refusal is None
+
+
+def test_a_trailer_is_never_a_header() -> None:
+    found = parse(
+        [
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"2\r\nok\r\n0\r\nAuthorization: Bearer x\r\n\r\n"
+            b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
+        ]
+    )
+    assert [(head.target, head.authorization, body) for head, body in found] == [
+        ("/", None, b"ok"),
+        ("/next", None, b""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "keep_alive"),
+    [
+        ("1.1", "", True),
+        ("1.1", "Connection: close\r\n", False),
+        ("1.1", "Connection: x, Close\r\n", False),
+        ("1.1", "Connection: keep-alive\r\nConnection: close\r\n", False),
+        ("1.1", "Connection: closed\r\n", True),
+        ("1.0", "", False),
+        ("1.0", "Connection: Keep-Alive\r\n", True),
+        ("1.0", "Connection: keep-alive, close\r\n", False),
+    ],
+)
+def test_who_wants_the_connection_kept(version: str, connection: str, keep_alive: bool) -> None:
+    head = head_of(f"GET / HTTP/{version}\r\nHost: a\r\n{connection}\r\n".encode())
+    assert head.keep_alive is keep_alive
+
+
+@pytest.mark.parametrize("target", UNADDRESSABLE)
+def test_a_path_with_two_spellings_is_not_found(target: str) -> None:
+    head = head_of(f"GET {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    assert head.refusal is not None
+    assert head.refusal.status == 404
+
+
+@pytest.mark.parametrize("target", ["/", "/jobs/a%20b", "/jobs/%C3%A4", "/jobs/.x", "/a?b=//..%00"])
+def test_an_ordinary_path_is_found(target: str) -> None:
+    assert head_of(f"GET {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode()).refusal is None
+
+
+def test_trace_is_refused_with_its_body() -> None:
+    head = head_of(b"TRACE / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
+    assert head.refusal is not None
+    assert head.refusal.status == 405
+
+
+def test_the_log_shows_no_key() -> None:
+    assert head_of(b"DELETE /keys/client_x?y HTTP/1.1\r\nHost: a\r\n\r\n").name == (
+        "DELETE /keys/..."
+    )
+    assert head_of(b"GET /keys?client_x HTTP/1.1\r\nHost: a\r\n\r\n").name == "GET /keys"
+
+
+def test_the_memo_is_bounded_and_changes_nothing() -> None:
+    memo: Memo = {}
+    for i in range(5_000):
+        data = b"GET /jobs/%d HTTP/1.1\r\nHost: a\r\n\r\n" % i
+        first, again = RequestParser(LIMITS, memo), RequestParser(LIMITS, memo)
+        first.feed(data)
+        again.feed(data)
+        assert first.next_head() == again.next_head() == head_of(data)
+        assert len(memo) <= 2048
+    large = RequestParser(LIMITS, memo)
+    before = len(memo)
+    large.feed(b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 2000 + b"\r\n\r\n")
+    assert large.next_head() is not None
+    assert len(memo) == before
+
+
+def test_one_error_does_not_grow_with_the_next() -> None:
+    depths = []
+    for _ in range(3):
+        parser = RequestParser(LIMITS)
+        parser.feed(b"GET /" + b"x" * 9000)
+        with pytest.raises(Malformed) as caught:
+            parser.next_head()
+        depths.append(len(caught.traceback))
+    assert len(set(depths)) == 1
+
+
+SMALL = DoorLimits(
+    head_bytes_max=300, url_bytes_max=60, headers_max=6, body_bytes_max=64, pipelined_max=4
+)
+
+_words = st.sampled_from(
+    [
+        b"GET ", b"POST ", b"OPTIONS ", b"CONNECT ", b"TRACE ", b"/", b"/jobs", b"*", b"?x=%00",
+        b" HTTP/1.1", b" HTTP/1.0", b" HTTP/2.0", b"\r\n", b"\r\n\r\n", b"\n", b"\r", b":", b" ",
+        b"\t", b"\x00", b"Host: a\r\n", b"Host:", b"Content-Length: 5\r\n", b"Content-Length: ",
+        b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: ", b"chunked",
+        b"Connection: close\r\n",
+        b"Upgrade: h2c\r\n", b"Connection: upgrade\r\n", b"Authorization: Bearer x\r\n",
+        b"Expect: 100-continue\r\n", b"hello", b"5\r\nhello\r\n", b"0\r\n\r\n", b"0\r\n",
+        b"5;a=b\r\n",
+        b"x" * 50, b"\xff", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
+    ]
+)  # fmt: skip
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """A request of the tables with a few bytes changed, put in, or taken out."""
+    case = draw(st.sampled_from([c for c in HOSTILE + GOOD if len(c.data) < 600]))
+    data = bytearray(on_path(case))
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(data)))
+        removed = draw(st.integers(0, 3))
+        data[at : at + removed] = draw(st.binary(max_size=3) | _words)
+    return bytes(data)
+
+
+_streams = st.one_of(
+    st.binary(max_size=400), st.lists(_words, max_size=25).map(b"".join), mutated()
+)
+
+
+@st.composite
+def cut_streams(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
+    data = draw(_streams)
+    cuts = sorted(draw(st.lists(st.integers(0, len(data)), max_size=8)))
+    edges = [0, *cuts, len(data)]
+    return data, [data[a:b] for a, b in pairwise(edges)]
+
+
+@settings(max_examples=1500, deadline=None)
+@given(cut_streams())
+def test_any_bytes_are_read_the_same_however_they_are_cut(
+    stream: tuple[bytes, list[bytes]],
+) -> None:
+    data, pieces = stream
+    whole = parse([data], SMALL)  # raises nothing but what parse catches
+    assert parse(pieces, SMALL) == whole
+    assert parse(pieces_of(data, 1), SMALL) == whole
+
+
+@settings(max_examples=500, deadline=None)
+@given(_streams)
+def test_what_is_accepted_has_one_length_and_one_caller(data: bytes) -> None:
+    for found in parse([data], SMALL):
+        if isinstance(found, Problem):
+            continue
+        head, body = found
+        names = [name for name, _ in head.headers]
+        assert names.count(b"authorization") <= 1
+        assert names.count(b"host") == 1 or (not head.http11 and b"host" not in names)
+        assert names.count(b"content-length") + names.count(b"transfer-encoding") <= 1
+        assert len(body) <= SMALL.body_bytes_max
+        if not head.chunked:
+            assert len(body) == head.content_length
