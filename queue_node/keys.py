@@ -5,7 +5,9 @@ It goes to the key store itself, with the node's own configuration (``WAL_DIR`` 
 """
 
 import argparse
+import os
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -23,6 +25,7 @@ from api.keystore.base import (
     wall_s,
 )
 from api.problems import KEY_NOT_FOUND, Problem
+from queue_node import config
 from queue_node.errors import ExitCode, NodeError
 
 _KEYSTORE_FILE: Final = "keys.sqlite"  # As in queue_node/directory.py; a test compares them.
@@ -69,37 +72,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         command.add_argument("--json", action="store_true", help="JSON, as the HTTP interface")
 
 
-def run(args: argparse.Namespace, config: KeysConfig) -> int:
-    """Do what ``args`` ask, print the answer, return the exit code.
+def run(arguments: argparse.Namespace) -> int:
+    """Do what ``arguments`` ask, print the answer, return the exit code.
 
     Raises:
         NodeError: in one line, why it could not be done.
     """
+    return run_with(arguments, config.read(os.environ))
+
+
+def run_with(arguments: argparse.Namespace, settings: KeysConfig) -> int:
+    """The same with a configuration."""
     try:
-        store = open_keystore(config.redis_url, str(keystore_path(config)), config.key_pepper)
-        try:
-            _COMMANDS[args.keys_command](store, args)
-        finally:
-            store.close()
+        path = str(keystore_path(settings))
+        with closing(open_keystore(settings.redis_url, path, settings.key_pepper)) as store:
+            _COMMANDS[arguments.keys_command](store, arguments)
     except KeyStoreError as error:
         raise NodeError(str(error)) from error
-    return ExitCode.DRAINED
+    return 0
 
 
-def keystore_path(config: KeysConfig) -> Path:
+def keystore_path(settings: KeysConfig) -> Path:
     """The file of the embedded key store.
 
     Raises:
         NodeError: it is needed, and there is no data directory to hold it.
     """
-    directory = Path(config.wal_dir)
-    if config.redis_url is None and not directory.is_dir():
+    directory = Path(settings.wal_dir)
+    if settings.redis_url is None and not directory.is_dir():
         raise NodeError(f"no data directory {directory}: start the node once, or set WAL_DIR")
     return directory / _KEYSTORE_FILE
 
 
-def _create(store: KeyStore, args: argparse.Namespace) -> None:
-    wanted = check(NewKeyBody(name=args.name, owner_id=args.owner, type=args.type))
+def _create(store: KeyStore, arguments: argparse.Namespace) -> None:
+    wanted = check(NewKeyBody(name=arguments.name, owner_id=arguments.owner, type=arguments.type))
     if isinstance(wanted, Problem):
         raise KeysUsageError(wanted.error)
     while True:
@@ -109,7 +115,7 @@ def _create(store: KeyStore, args: argparse.Namespace) -> None:
             break
         except KeyIdTakenError:
             continue  # Once in 62**8 keys.
-    if args.json:
+    if arguments.json:
         _print_json(shown(record, new.token.text))
     else:
         # Alone on standard output, so that a script can take it from there.
@@ -117,19 +123,19 @@ def _create(store: KeyStore, args: argparse.Namespace) -> None:
         print(new.token.text)
 
 
-def _list(store: KeyStore, args: argparse.Namespace) -> None:
-    records = store.list_all() if args.owner is None else store.list_owned(args.owner)
-    if args.json:
+def _list(store: KeyStore, arguments: argparse.Namespace) -> None:
+    records = store.list_all() if arguments.owner is None else store.list_owned(arguments.owner)
+    if arguments.json:
         _print_json([shown(record) for record in records])
     else:
         _print_table(records)
 
 
-def _revoke(store: KeyStore, args: argparse.Namespace) -> None:
-    record = _revoked(store, args.key)
+def _revoke(store: KeyStore, arguments: argparse.Namespace) -> None:
+    record = _revoked(store, arguments.key)
     if record is None:
         raise KeysUsageError(KEY_NOT_FOUND.error)
-    if args.json:
+    if arguments.json:
         _print_json(revoked(record))
     else:
         print(f"Revoked {record.key_id} ({record.owner_id})")
