@@ -81,9 +81,13 @@ class RunningNode:
 
     # Its life ------------------------------------------------------------------------
 
-    def start(self, *, ready: bool = True) -> Self:
-        """Start it, and with ``ready`` wait until ``/ready`` says so."""
+    def start(self, *, ready: bool = True, environment: Mapping[str, str] | None = None) -> Self:
+        """Start it, and with ``ready`` wait until ``/ready`` says so.
+
+        ``environment`` is added to what it was made with, for good.
+        """
         assert self._process is None
+        self._overrides |= environment or {}
         self._log_from = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
@@ -98,6 +102,8 @@ class RunningNode:
         assert found is not None
         self.url = found[1]
         if ready:
+            # The banner comes when every front serves; one is enough for /ready.
+            self._until(lambda: "Queue Node serves on" in self.log_now, "to serve")
             self.wait_ready()
             for kind, token, _ in _CREATED.findall(self.log_now):
                 self.keys[kind] = token
@@ -111,8 +117,7 @@ class RunningNode:
     def restart(self, environment: Mapping[str, str] | None = None) -> Self:
         """Drain it, then start it again on the same port, with ``environment`` added."""
         self.stop()
-        self._overrides |= environment or {}
-        return self.start()
+        return self.start(environment=environment)
 
     def kill(self) -> None:
         """SIGKILL to everything that is left of it; a node that is not running is fine."""
