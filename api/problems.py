@@ -53,8 +53,10 @@ OVERLOADED: Final = Problem(503, "overloaded: too many requests in flight, try a
 PARTITION_DOWN: Final = Problem(
     503, "partition unavailable: it is restarting, try again", _RETRY_SOON
 )
+# Without Retry-After, which promises that nothing has happened: a client that sent a submit
+# again on this answer could make two jobs of one.
 OUTCOME_UNKNOWN: Final = Problem(
-    503, "partition lost while it worked on this: it may or may not have happened", _RETRY_SOON
+    503, "partition lost while it worked on this: it may or may not have happened"
 )
 LEASE_LOST: Final = Problem(409, "lease lost")
 INTERNAL: Final = Problem(500, "internal error: see the node's log")

@@ -67,9 +67,10 @@ class Client:
         """Store a job and return its id. When this returns, the job is on disk.
 
         A submit is sent again only where the first one surely stored nothing: there was no
-        connection, or the node refused it (429, 503). When a request went out and its answer
-        never came, ``OutcomeUnknown`` is raised: the job may exist, and submitting it again
-        may make two of it.
+        connection, or the node refused it for the moment (429, 503 with ``Retry-After``).
+        When a request went out and its answer never came, ``OutcomeUnknown`` is raised; when
+        the node broke down over it, ``ServerError``: the job may exist, and submitting it
+        again may make two of it.
 
         Args:
             payload: any text that is not empty, 1 MiB in UTF-8 at most.
@@ -78,8 +79,8 @@ class Client:
         Raises:
             BadRequest: the node does not take this job (``TooLarge``: over its limit).
             AuthError: the key is wrong, or may not submit.
-            OutcomeUnknown: the answer was lost.
-            Overloaded, Unreachable, StorageFull: not stored.
+            OutcomeUnknown, ServerError: the job may be stored, or not.
+            Overloaded, Unreachable, StorageFull: the job is not stored.
         """
         call = submit_call(payload, max_retries)
         return submitted_id(self._transport.exchange(call, self._retry_for))

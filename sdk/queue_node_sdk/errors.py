@@ -50,7 +50,10 @@ class LeaseLost(QueueNodeError):
 
 
 class Overloaded(QueueNodeError):
-    """429 or 503 until the patience ran out; ``retry_after_seconds`` is the node's advice."""
+    """429 or 503 until the patience ran out: not taken.
+
+    ``retry_after_seconds`` is the node's advice.
+    """
 
 
 class ServerError(QueueNodeError):
@@ -58,7 +61,7 @@ class ServerError(QueueNodeError):
 
 
 class StorageFull(ServerError):
-    """507: the node's disk has no room for new jobs; nothing was stored."""
+    """507: the node's disk has no room for new jobs. Unlike its base, nothing was stored."""
 
 
 class UnexpectedAnswer(QueueNodeError):

@@ -265,8 +265,8 @@ def accepted(call: Call, outcome: Outcome) -> Reply | None:
 def may_repeat(call: Call, trouble: Outcome) -> bool:
     """Whether sending ``call`` again can help and cannot harm.
 
-    429 and 503 say that the request was not taken. Behind any other 5xx it may have run,
-    as behind a lost answer, so only what may run twice is sent again.
+    A refusal for the moment says that the request was not taken. Behind any other 5xx it
+    may have run, as behind a lost answer, so only what may run twice is sent again.
     """
     match trouble:
         case NotSent():
@@ -274,7 +274,17 @@ def may_repeat(call: Call, trouble: Outcome) -> bool:
         case AnswerLost():
             return call.repeatable
         case Reply(status=status):
-            return status in (429, 503) or (status in (500, 502, 504, 507) and call.repeatable)
+            again = status in (500, 502, 503, 504, 507) and call.repeatable
+            return again or _refused_for_the_moment(trouble)
+
+
+def _refused_for_the_moment(reply: Reply) -> bool:
+    """Whether the node did not take the request, and wants it again later.
+
+    A 503 without ``Retry-After`` is no such promise: so a partition that died while it
+    worked on the request is told, and so a proxy whose node broke off.
+    """
+    return reply.status == 429 or (reply.status == 503 and "retry-after" in reply.headers)
 
 
 def retry_after_seconds(trouble: Outcome) -> float | None:
@@ -319,6 +329,8 @@ def _error_from_reply(call: Call, reply: Reply) -> QueueNodeError:
             status=reply.status,
         )
     kind = _KINDS.get(reply.status, ServerError if reply.status >= 500 else BadRequest)
+    if kind is Overloaded and not (call.repeatable or _refused_for_the_moment(reply)):
+        kind = ServerError
     return kind(
         f"{call.what}: {words or _shown(reply.body)} ({reply.status})",
         status=reply.status,

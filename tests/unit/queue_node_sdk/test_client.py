@@ -14,6 +14,7 @@ from queue_node_sdk import (
     OutcomeUnknown,
     Overloaded,
     PermissionDenied,
+    ServerError,
     StorageFull,
     Timeout,
     UnexpectedAnswer,
@@ -22,7 +23,7 @@ from queue_node_sdk import (
 from tests.support.fake_node import CLIENT_KEY, WORKER_KEY, Answer, FakeNode, HangUp, Stall
 from tests.support.running_worker import RunningWorker
 
-BUSY = Answer(503, b'{"error": "overloaded"}')
+BUSY = Answer(503, b'{"error": "overloaded"}', headers=(("Retry-After", "0"),))
 
 
 def test_a_job_is_submitted_and_read(node: FakeNode, client: Client):
@@ -148,6 +149,14 @@ def test_a_submit_without_its_answer_is_not_sent_again(node: FakeNode, client: C
     with pytest.raises(OutcomeUnknown):
         client.submit("x")
     assert (node.count("submit"), len(node.jobs)) == (1, 1)
+
+
+def test_a_submit_over_which_the_node_broke_down_is_not_sent_again(node: FakeNode, client: Client):
+    for answer in (Answer(503), Answer(500), Answer(502, b"<html>")):
+        node.fail("submit", answer)
+        with pytest.raises(ServerError):
+            client.submit("x")
+    assert node.count("submit") == 3
 
 
 def test_a_read_without_its_answer_is_sent_again(node: FakeNode, client: Client):

@@ -102,7 +102,8 @@ def test_a_key_that_cannot_stand_in_a_header_is_refused_and_not_shown(key: str):
         (NotSent("refused"), True, True, True),
         (AnswerLost("reset"), False, True, True),
         (reply(429), True, True, True),
-        (reply(503), True, True, True),
+        (reply(503, **{"retry-after": "1"}), True, True, True),
+        (reply(503), False, True, True),
         (reply(500), False, True, True),
         (reply(502), False, True, True),
         (reply(507), False, True, True),
@@ -154,6 +155,13 @@ def test_each_trouble_has_its_error(trouble, kind):
 def test_a_lost_answer_is_unknown_only_where_it_matters():
     assert type(error_from(SUBMIT, AnswerLost("reset"))) is errors.OutcomeUnknown
     assert type(error_from(STATUS, AnswerLost("reset"))) is errors.Unreachable
+
+
+def test_overloaded_promises_of_a_submit_that_it_was_not_stored():
+    # A partition that died over a submit is a 503 too, but without advice to repeat it.
+    assert type(error_from(SUBMIT, reply(503, **{"retry-after": "1"}))) is errors.Overloaded
+    assert type(error_from(SUBMIT, reply(503))) is errors.ServerError
+    assert type(error_from(STATUS, reply(503))) is errors.Overloaded
 
 
 def test_a_timeout_is_also_pythons_and_a_wrong_setting_a_value_error():
