@@ -108,6 +108,8 @@ class Keyring:
         self._known: dict[str, _Known] = {}
         self._token_of: dict[str, str] = {}
         self._refused: dict[str, tuple[Problem, float]] = {}
+        # {key id: time of last use} of keys that are no longer known.
+        self._unwritten: dict[str, float] = {}
         self._flights: dict[str, _Flight] = {}
         self._limiter = trio.CapacityLimiter(LOOKUPS_MAX)
         self._down_since_s: float | None = None
@@ -228,7 +230,10 @@ class Keyring:
 
     def _forget(self, key_id: str) -> None:
         if token_text := self._token_of.pop(key_id, None):
-            del self._known[token_text]
+            known = self._known.pop(token_text)
+            # The last use of a key that was revoked is what people ask for afterwards.
+            if known.used_s is not None and len(self._unwritten) < KNOWN_MAX:
+                self._unwritten[key_id] = known.used_s
 
     def _take_back(self, revocations: Revocations) -> None:
         if isinstance(revocations, Everything):
@@ -332,17 +337,19 @@ class Keyring:
     async def _flush(self, touched_before_s: float) -> None:
         """Write the uses of keys that were last written before ``touched_before_s``."""
         due = [known for known in self._known.values() if _is_due(known, touched_before_s)]
-        if not due or self._down_since_s is not None:
+        forgotten, self._unwritten = self._unwritten, {}
+        used_s = forgotten | {known.caller.key_id: known.used_s or 0.0 for known in due}
+        if not used_s:
             return
-        now_wall_s, clock_s = wall_s(), self._clock()
-        uses = {
-            known.caller.key_id: now_wall_s - int(clock_s - (known.used_s or clock_s))
-            for known in due
-        }
+        clock_s = self._clock()
+        # Wall time less the age: the clock of uses is not the one that is shown.
+        wall_used_s = {key_id: wall_s() - int(clock_s - used) for key_id, used in used_s.items()}
         try:
-            await self._in_thread(lambda: self._store.touch(uses))
+            await self._administer(partial(self._store.touch, wall_used_s))
         except KeyStoreUnreachableError:
-            return  # Noted and logged; the uses stay due.
+            # Noted and logged; the uses stay due.
+            self._unwritten = forgotten | self._unwritten
+            return
         for known in due:
             known.touched_s = clock_s
 
@@ -398,11 +405,15 @@ class Keyring:
 
 
 def bearer_text(authorization: str | None) -> str | Problem:
-    """What stands behind ``Bearer`` (RFC 9110, 11.1: any case, one space or more)."""
+    """What stands behind ``Bearer`` (RFC 9110, 11.1: any case, one space or more).
+
+    The scheme alone is an empty key: HTTP takes the space at the end of a header's value away,
+    so ``Bearer `` and ``Bearer`` cannot be told apart.
+    """
     if not authorization or authorization.isspace():
         return MISSING_AUTHORIZATION
-    scheme, space, text = authorization.lstrip(" ").partition(" ")
-    if scheme.lower() != "bearer" or not space:
+    scheme, _, text = authorization.lstrip(" ").partition(" ")
+    if scheme.lower() != "bearer":
         return BAD_AUTHORIZATION
     return text.strip(" ") or EMPTY_KEY
 

@@ -179,7 +179,8 @@ class TestScopes:
         [
             (None, "Missing Authorization header"),
             ("", "Missing Authorization header"),
-            ("Bearer", "Invalid Authorization header format. Expected: Bearer <token>"),
+            ("client_x", "Invalid Authorization header format. Expected: Bearer <token>"),
+            ("Bearer", "Empty API key"),
             ("Basic eDp5", "Invalid Authorization header format. Expected: Bearer <token>"),
             ("Bearer ", "Empty API key"),
             ("Bearer x", "Invalid API key"),

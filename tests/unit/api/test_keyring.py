@@ -148,7 +148,7 @@ class TestHeader:
             ("", MISSING_AUTHORIZATION),
             ("   ", MISSING_AUTHORIZATION),
             ("Basic dXNlcjpwYXNz", BAD_AUTHORIZATION),
-            ("Bearer", BAD_AUTHORIZATION),
+            ("Bearer", EMPTY_KEY),
             ("Bearerx y", BAD_AUTHORIZATION),
             ("Bearer\tx", BAD_AUTHORIZATION),
             ("client_aaaaaaaa", BAD_AUTHORIZATION),
@@ -421,6 +421,15 @@ class TestLastUsed:
         clock.now_s += 5.0
         await keyring.identify(header)
         await keyring._flush(clock.now_s)
+        assert len(store.touches) == 1
+
+    async def test_the_last_use_of_a_revoked_key_is_written(self, keyring, store, clock):
+        header = add(store)
+        caller = await keyring.identify(header)
+        await keyring.revoke(caller.key_id, caller)
+        await keyring._flush(clock.now_s - keyring_module.TOUCH_EVERY_S)
+        assert store.list_all()[0].last_used_s is not None
+        await keyring._flush(clock.now_s - keyring_module.TOUCH_EVERY_S)
         assert len(store.touches) == 1
 
 

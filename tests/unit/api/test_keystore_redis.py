@@ -1,5 +1,7 @@
 """What is special about the store in Redis: addresses, layout, the original system's keys."""
 
+import ssl
+
 import pytest
 
 from api.caller import SCOPES_OF
@@ -263,6 +265,14 @@ class TestFaults:
 
 
 class TestAddresses:
+    def test_certificates_are_verified(self):
+        store = RedisKeyStore("rediss://:pw@far.example:6380/2", HASHER)
+        connection = store._client.connection_pool.make_connection()
+        assert connection.cert_reqs == ssl.CERT_REQUIRED
+        assert connection.check_hostname
+        assert (connection.host, connection.port, connection.db) == ("far.example", 6380, 2)
+        store.close()
+
     @pytest.mark.parametrize(
         ("text", "url", "shown"),
         [
