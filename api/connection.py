@@ -379,6 +379,7 @@ class Connection:
 
     async def _refuse(self, problem: Problem) -> None:
         """Answer a request that we do not understand or serve, and end the connection."""
+        self._release_body()  # now, not after the goodbye: others may wait for the room
         self._append(to_answer(problem), self.head, close=True)
         await self.flush()
         await self._say_goodbye(unread=True)

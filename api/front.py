@@ -73,17 +73,20 @@ class Front:
             await nursery.start(lifespan.run)
             await nursery.start(self._door.sweep_forever)
             async with trio.open_nursery() as clients:
-                with self._accepting:
-                    task_status.started()
-                    await self._accept(clients)
-                self._listener.close()
+                try:
+                    with self._accepting:
+                        task_status.started()
+                        await self._accept(clients)
+                finally:
+                    self._listener.close()
                 self._door.drain()
                 await self._http2.drain()
                 clients.cancel_scope.deadline = (
                     trio.current_time() + self._limits.drain_timeout_ms / 1000
                 )
             lifespan.stop()
-            await lifespan.ended.wait()
+            with trio.move_on_after(self._limits.drain_timeout_ms / 1000):
+                await lifespan.ended.wait()
             nursery.cancel_scope.cancel()
 
     def drain(self) -> None:
