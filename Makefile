@@ -36,7 +36,7 @@ lint: $(STAMP) ## the quick half of `make test`
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(TYPED)
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 demo: $(STAMP) ## the main job on real input: hash every file of Python's standard library
 	$(BIN)/queue-node demo

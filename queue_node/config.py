@@ -20,7 +20,7 @@ from api.settings import DoorLimits, FrontSettings
 from partitions import limits, logs
 from partitions.settings import PartitionSettings
 from queue_node.errors import ConfigError
-from queue_node.values import SWITCH, Choice, Count, Duration, Kind, NotAllowedError, Size, Text
+from queue_node.values import Choice, Count, Duration, Kind, NotAllowedError, Size, Text
 
 SeedDevKeys = Literal["auto", "always", "never"]
 
@@ -55,7 +55,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     auth_grace_ms: int = 300_000
     seed_dev_keys: SeedDevKeys = "auto"
     key_pepper: str | None = None
-    plaintext_keys: bool = False
     tls_cert: str | None = None
     tls_key: str | None = None
     log_format: logs.Format | None = None
@@ -97,7 +96,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             keystore_path=keystore_path,
             redis_url=self.redis_url,
             key_pepper=self.key_pepper,
-            plaintext_keys=self.plaintext_keys,
             auth_cache_ttl_ms=self.auth_cache_ttl_ms,
             auth_grace_ms=self.auth_grace_ms,
             lease_duration_ms=self.lease_duration_ms,
@@ -237,12 +235,6 @@ VARIABLES: Final = (
         "secret that key hashes are made with (HMAC-SHA-256); never change it",
         unset="none: SHA-256",
         secret=True,
-    ),
-    Variable(
-        "PLAINTEXT_KEYS",
-        "plaintext_keys",
-        SWITCH,
-        "keep keys in Redis in plain text, as the original system does",
     ),
     Variable("TLS_CERT", "tls_cert", Text(), "certificate chain (PEM): HTTPS, HTTP/2 by ALPN"),
     Variable("TLS_KEY", "tls_key", Text(), "its private key (PEM)"),

@@ -167,12 +167,6 @@ class Text:
         return str(value)
 
 
-SWITCH: Final = Choice(
-    {"1": True, "0": False, "true": True, "false": False, "yes": True, "no": False}
-    | {"on": True, "off": False}
-)
-
-
 def parse_duration(text: str) -> int:
     """Milliseconds of ``1m30s``, ``500ms``, ``1.5h`` or a number of seconds.
 

@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from queue_node.values import (
-    SWITCH,
     Choice,
     Count,
     Duration,
@@ -112,6 +111,7 @@ def test_a_kind_takes_what_is_inside_its_bounds_only(kind, inside, outside):
             kind.parse(text)
 
 
-def test_switches_are_shown_by_their_first_word():
-    assert [SWITCH.show(True), SWITCH.show(False)] == ["1", "0"]
-    assert SWITCH.allowed == "1, 0, true, false, yes, no, on or off"
+def test_a_choice_is_shown_by_the_first_word_that_means_it():
+    words = Choice({"auto": "auto", "1": "always", "always": "always", "0": "never"})
+    assert [words.show("always"), words.show("never")] == ["1", "0"]
+    assert words.allowed == "auto, 1, always or 0"
