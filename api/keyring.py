@@ -342,8 +342,8 @@ class Keyring:
         if not used_s:
             return
         clock_s = self._clock()
-        # Wall time less the age: the clock of uses is not the one that is shown.
-        wall_used_s = {key_id: wall_s() - int(clock_s - used) for key_id, used in used_s.items()}
+        # By age: the clock of uses is not the one that is shown.
+        wall_used_s = {key_id: wall_s(clock_s - used) for key_id, used in used_s.items()}
         try:
             await self._administer(partial(self._store.touch, wall_used_s))
         except KeyStoreUnreachableError:

@@ -148,9 +148,12 @@ class KeyStore(Protocol):
         """Let go of connections and files; never raises."""
 
 
-def wall_s() -> int:
-    """Seconds since 1970 for what a key's record shows; nothing is decided by it."""
-    return int(datetime.datetime.now(datetime.UTC).timestamp())
+def wall_s(ago_s: float = 0.0) -> int:
+    """Seconds since 1970, now or some time ago, for what a key's record shows.
+
+    Nothing is decided by it.
+    """
+    return int(datetime.datetime.now(datetime.UTC).timestamp() - ago_s)
 
 
 def in_order(records: list[KeyRecord]) -> list[KeyRecord]:
