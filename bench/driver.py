@@ -2,7 +2,8 @@
 
 Plain sockets and ``select.epoll`` in one loop, nothing awaited: an async library or an HTTP
 client would cost ten times what the node spends on a job, and the benchmark would measure
-itself. What remains per request is two system calls and about 4 us of Python.
+itself. What remains per request is 4 us of Python and, on the machine that it was written on,
+8 us in the kernel for one send and one receive over loopback.
 
 Closed loop: a connection begins its next unit when its last one ended, and that moment is
 the planned start. Open loop (``Phase.rate``): starts are planned at even distances whatever

@@ -8,6 +8,7 @@ import os
 import platform
 import statistics
 import time
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -33,6 +34,7 @@ class DiskSync(msgspec.Struct, frozen=True):
 class Environment(msgspec.Struct, frozen=True):
     """Facts that are saved with every result."""
 
+    measured_at: str
     cpu: str
     cores: int
     memory_gib: float
@@ -46,6 +48,7 @@ class Environment(msgspec.Struct, frozen=True):
 def describe(directory: Path | None) -> Environment:
     """This machine; with a ``directory`` also its disk, which takes some 0.1 s of syncs."""
     return Environment(
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         cpu=_cpu_model(),
         # What this process may use, which in a container is less than what is there.
         cores=len(os.sched_getaffinity(0)),

@@ -131,14 +131,15 @@ async def measure(node: Node, spec: Spec, load: LoadOptions, display: Display) -
                 result = await ledger.watch(fleet, phase, on_progress)
             seconds = (result.ended_ns - result.started_ns) / 1e9
             waiting = spec.waiting + (_jobs(warmup) + _jobs(result)) * (spec.mode == "submit")
+    processes = ledger.processes()
     return Result(
         spec=spec,
         load=load,
-        fronts=node.fronts,
-        partitions=node.partitions,
+        fronts=node.fronts or _count(processes, "front"),
+        partitions=node.partitions or _count(processes, "partition"),
         seconds=seconds,
         phase=result,
-        processes=[*ledger.processes(), _load_use(result)],
+        processes=[*processes, _load_use(result)],
         # A private node goes, and its jobs with it.
         left_behind=0 if node.directory else waiting,
     )
@@ -241,6 +242,11 @@ def _title(spec: Spec) -> str:
 
 def _jobs(result: PhaseResult) -> int:
     return result.done + result.done_late
+
+
+def _count(processes: list[ProcessUse], kind: str) -> int | None:
+    """How many of a kind the node has; None when we don't see its processes."""
+    return sum(process.kind == kind for process in processes) or None
 
 
 def _load_use(result: PhaseResult) -> ProcessUse:

@@ -29,6 +29,7 @@ _START_S: Final = 30.0
 _STOP_S: Final = 15.0
 _POLL_S: Final = 0.05
 _KEY_LINE: Final = re.compile(r"Created (client|worker) key: ((?:client|worker)_[A-Za-z0-9_-]+)")
+_ANY_KEY: Final = re.compile(r"(?:client|worker|admin)_[A-Za-z0-9_-]{20,}")
 _UNWANTED: Final = ("REDIS_URL", "TLS_CERT", "TLS_KEY", "KEY_PEPPER", "MAX_JOBS", "MAX_PAYLOAD")
 _LOG_TAIL_LINES: Final = 15
 
@@ -227,5 +228,5 @@ def _keys_in(log_path: Path) -> dict[str, str]:
 def _tail(log_path: Path) -> str:
     """The node's last words, less its keys: a message may end up anywhere."""
     text = log_path.read_text(encoding="utf-8", errors="replace")
-    lines = [line for line in text.splitlines() if not _KEY_LINE.search(line)]
+    lines = [line for line in text.splitlines() if not _ANY_KEY.search(line)]
     return "\n".join(lines[-_LOG_TAIL_LINES:])

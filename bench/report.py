@@ -105,7 +105,8 @@ def _environment_line(environment: Environment) -> str:
         )
     )
     return (
-        f"{environment.cpu}, {environment.cores} cores, {environment.memory_gib:g} GiB, "
+        f"{environment.measured_at}: {environment.cpu}, {environment.cores} cores, "
+        f"{environment.memory_gib:g} GiB, "
         f"{environment.kernel}, {environment.python}{disk}"
     )
 

@@ -31,11 +31,11 @@ class SuiteResult(msgspec.Struct, frozen=True):
 
 
 async def run(options: SuiteOptions, load: LoadOptions, display: Display) -> SuiteResult:
-    """Bare, submits, bare again, cycle, and lease+ack with few and many waiting.
+    """Bare, submits, bare again, cycle, then lease+ack with few, many, and few waiting.
 
-    Bare is measured before and after the submits, which are judged by the mean of the two:
-    a machine that is shared changes from minute to minute. Each part has a node of its own,
-    so that none works on what another left behind.
+    What others are judged by is measured before and after them, and its mean taken: a
+    machine that is shared changes from minute to minute. Each part has a node of its own, so
+    that none works on what another left behind.
 
     Raises:
         BenchError: a part could not be measured.
@@ -50,7 +50,7 @@ async def run(options: SuiteOptions, load: LoadOptions, display: Display) -> Sui
     results.append(await _alone(_one_front(options.private), plain, load, display))
     cycle = msgspec.structs.replace(plain, mode="cycle", connections=options.cycle_connections)
     results.append(await _alone(options.private, cycle, load, display))
-    for waiting in (targets.SHALLOW_JOBS, options.deep_jobs):
+    for waiting in (targets.SHALLOW_JOBS, options.deep_jobs, targets.SHALLOW_JOBS):
         lease = msgspec.structs.replace(cycle, mode="lease", waiting=waiting)
         results.append(await _alone(options.private, lease, load, display))
     sync = environment.fdatasync

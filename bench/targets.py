@@ -4,6 +4,7 @@ Shares of a bare request's rate instead of jobs a second, and an addition to the
 latency instead of milliseconds: so they mean the same on another machine.
 """
 
+from statistics import mean
 from typing import Final, Literal
 
 import msgspec
@@ -35,7 +36,7 @@ class Target(msgspec.Struct, frozen=True):
 def judge(results: list[Result], sync: DiskSync) -> list[Target]:
     """Every target against ``results``; ``sync`` was measured in the same run."""
     bares = [result.per_second for result in results if result.spec.mode == "bare"]
-    bare = sum(bares) / len(bares) if bares else 0.0
+    bare = mean(bares) if bares else 0.0
     submits = {
         result.spec.connections: result for result in results if result.spec.mode == "submit"
     }
@@ -78,18 +79,20 @@ def _cycle(result: Result | None) -> Target:
 
 
 def _flat(results: list[Result]) -> Target:
-    """The deepest backlog against the shallowest."""
+    """The deepest backlog against the shallowest; each the mean of its measurements."""
     want = f">= {FLAT_SHARE:.2f}"
-    by_depth = sorted(results, key=lambda result: result.spec.waiting)
-    if len(by_depth) < 2 or not by_depth[0].per_second:
+    rates: dict[int, list[float]] = {}
+    for result in results:
+        rates.setdefault(result.spec.waiting, []).append(result.per_second)
+    shallow, deep = min(rates, default=0), max(rates, default=0)
+    if shallow == deep or not sum(rates[shallow]):
         return Target("flat: lease+ack pairs/s, deep against shallow", want, "-", "not measured")
-    shallow, deep = by_depth[0], by_depth[-1]
-    share = deep.per_second / shallow.per_second
+    shallow_rate, deep_rate = mean(rates[shallow]), mean(rates[deep])
+    share = deep_rate / shallow_rate
     return Target(
-        f"flat: lease+ack pairs/s with {deep.spec.waiting:,} waiting, "
-        f"share of that with {shallow.spec.waiting:,}",
+        f"flat: lease+ack pairs/s with {deep:,} waiting, share of that with {shallow:,}",
         want,
-        f"{share:.2f} ({deep.per_second:,.0f} of {shallow.per_second:,.0f})",
+        f"{share:.2f} ({deep_rate:,.0f} of {shallow_rate:,.0f})",
         _verdict(share >= FLAT_SHARE),
     )
 

@@ -9,6 +9,7 @@ from bench.processor import ProcessUse
 
 SYNC = DiskSync(median_ms=0.1, p99_ms=0.3, samples=400)
 ENVIRONMENT = Environment(
+    measured_at="2026-01-02T03:04:05+00:00",
     cpu="Some CPU",
     cores=2,
     memory_gib=8.0,

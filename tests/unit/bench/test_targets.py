@@ -49,6 +49,12 @@ def test_flat_compares_the_deepest_with_the_shallowest():
     assert verdict("flat", a_result("lease", waiting=9_000, done=799), shallow) == "missed"
 
 
+def test_flat_takes_the_mean_of_what_was_measured_twice():
+    results = [a_result("lease", waiting=1_000, done=done) for done in (1_200, 800)]
+    assert verdict("flat", *results, a_result("lease", waiting=9_000, done=800)) == "reached"
+    assert verdict("flat", *results, a_result("lease", waiting=9_000, done=799)) == "missed"
+
+
 def test_what_was_not_measured_is_not_judged():
     assert set(verdicts().values()) == {"not measured"}
     assert verdict("at 64", a_result(connections=64)) == "not measured", "there was no bare"
