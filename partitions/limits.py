@@ -52,7 +52,8 @@ RESERVE_BYTES: Final = 512 << 10
 Must hold ``DUE_PER_TICK_MAX`` small events besides (guess: some thousand acks)."""
 
 DUE_PER_TICK_MAX: Final = 4096
-"""Deadlines handled by one apply: a million leases that end together do not stall the rest."""
+"""Deadlines handled at one moment, so in one batch: a million leases that end together do not
+stall the rest, and their events fit a record."""
 
 ATTEMPTS_MAX: Final = 1_000_000
 """Largest ``max_retries`` accepted (guess: beyond it is a typing error)."""
