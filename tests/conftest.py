@@ -1,11 +1,27 @@
-"""Fixtures for every test: real nodes."""
+"""Fixtures for every test: real nodes. And how hard hypothesis tries."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.node import RunningNode
+
+# No deadlines: how long an example takes says nothing on a machine that others use too.
+_SLOW = (HealthCheck.too_slow,)
+settings.register_profile(
+    "quick", deadline=None, max_examples=60, stateful_step_count=40, suppress_health_check=_SLOW
+)
+settings.register_profile(
+    "thorough",
+    deadline=None,
+    max_examples=3_000,
+    stateful_step_count=100,
+    suppress_health_check=_SLOW,
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 @pytest.fixture(scope="module")

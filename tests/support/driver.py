@@ -5,6 +5,7 @@ only then read texts and reply. ``Ledger`` is the other side: it remembers what 
 told, and says what a recovered partition has lost of it.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,7 +87,8 @@ class Driver:
         if events:
             self.log.commit(events, now_ms)
         return [
-            self._filled(answer, command) for answer, command in zip(answers, commands, strict=True)
+            filled(answer, command, self.log.read)
+            for answer, command in zip(answers, commands, strict=True)
         ]
 
     def make_room(self, now_ms: int) -> None:
@@ -96,7 +98,7 @@ class Driver:
     def view(self, wanted: bytes) -> Reply:
         """The job as readers see it."""
         answer = self.state.find(wanted)
-        return self._filled(answer, Lease(0))
+        return filled(answer, Lease(0), self.log.read)
 
     def payload(self, wanted: bytes) -> bytes:
         """The job's payload, read back from the disk."""
@@ -106,40 +108,42 @@ class Driver:
         """End without a word, like a process that is killed."""
         self.log.close()
 
-    def _filled(self, answer: Answer, command: Command) -> Reply:
-        match answer:
-            case LeaseGranted():
-                return Leased(
-                    answer.job_id,
-                    self.log.read(answer.payload_at),
-                    answer.lease_until_ms,
-                    answer.attempt,
-                    answer.lease_token,
-                    answer.max_retries,
-                    answer.created_at_ms,
-                )
-            case SettledBefore():
-                text = self.log.read(answer.outcome_at) if answer.outcome_at else b""
-                return (Settled if text == text_of(command) else LeaseLost)(answer.job_id)
-            case JobFound():
-                return self._view(answer)
-            case _:
-                return answer
 
-    def _view(self, found: JobFound) -> JobView:
-        text = self.log.read(found.outcome_at) if found.outcome_at else None
-        error = text if found.outcome is Outcome.ERROR else None
-        return JobView(
-            found.job_id,
-            found.state.name,
-            found.attempts,
-            found.max_retries,
-            found.created_at_ms,
-            found.lease_until_ms,
-            text if found.outcome is Outcome.RESULT else None,
-            b"lease expired" if found.outcome is Outcome.EXPIRED else error,
-            found.owner,
-        )
+def filled(answer: Answer, command: Command, read: Callable[[int], bytes]) -> Reply:
+    """The reply that a front gets; ``read`` gives the text at a position."""
+    match answer:
+        case LeaseGranted():
+            return Leased(
+                answer.job_id,
+                read(answer.payload_at),
+                answer.lease_until_ms,
+                answer.attempt,
+                answer.lease_token,
+                answer.max_retries,
+                answer.created_at_ms,
+            )
+        case SettledBefore():
+            text = read(answer.outcome_at) if answer.outcome_at else b""
+            return (Settled if text == text_of(command) else LeaseLost)(answer.job_id)
+        case JobFound():
+            return _view(answer, read(answer.outcome_at) if answer.outcome_at else None)
+        case _:
+            return answer
+
+
+def _view(found: JobFound, text: bytes | None) -> JobView:
+    error = text if found.outcome is Outcome.ERROR else None
+    return JobView(
+        found.job_id,
+        found.state.name,
+        found.attempts,
+        found.max_retries,
+        found.created_at_ms,
+        found.lease_until_ms,
+        text if found.outcome is Outcome.RESULT else None,
+        b"lease expired" if found.outcome is Outcome.EXPIRED else error,
+        found.owner,
+    )
 
 
 def text_of(command: Command) -> bytes:

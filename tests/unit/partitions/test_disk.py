@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from partitions.disk import Disk, RealDisk
+from partitions.disk import RealDisk
 from partitions.errors import DirectoryInUseError
 from tests.support.fake_disk import FakeDisk, Faults, Survival
 
@@ -16,12 +16,12 @@ LOST = Survival("lost", pages=0, entries=0)
 
 
 @pytest.fixture(params=[RealDisk, FakeDisk])
-def disk(request) -> Disk:
+def disk(request):
     return request.param()
 
 
 @pytest.fixture
-def directory(disk, tmp_path) -> Path:
+def directory(disk, tmp_path):
     path = tmp_path / "a" / "b"
     disk.make_directory(path)
     return path

@@ -46,8 +46,8 @@ def test_the_heap_stays_within_twice_the_live_timers_and_keeps_every_one_of_them
         timers.shrink(len(live), live.__contains__)
         assert len(timers) <= max(16, 2 * len(live)) + 1
     came = []
-    while timer := timers.pop_due(1000):
-        came.append(timer)
+    while due := timers.pop_due(1000):
+        came.append(due)
     assert came == sorted(came)
     assert live <= set(came)
 
