@@ -69,7 +69,10 @@ class Pipe:
             try:
                 data = self._socket.recv(_RECEIVE_BYTES)
             except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._socket)
+                try:
+                    await trio.lowlevel.wait_readable(self._socket)
+                except trio.ClosedResourceError:
+                    return []  # ``close`` was called at this end
                 continue
             except OSError:
                 return []
@@ -87,7 +90,10 @@ class Pipe:
             await self._blocked.wait()
             self._blocked = trio.Event()
             while self._backlog and not self._closed:
-                await trio.lowlevel.wait_writable(self._socket)
+                try:
+                    await trio.lowlevel.wait_writable(self._socket)
+                except trio.ClosedResourceError:
+                    return  # ``close`` was called meanwhile
                 self._send_backlog()
             self._drained.set()
 
