@@ -184,6 +184,8 @@ async def _spawn() -> trio.Process:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=with_our_packages(os.environ),
+        # Ctrl-C is for us; should we be killed, the end of their input ends them.
+        start_new_session=True,
     )
 
 

@@ -5,7 +5,6 @@ Plan and phases come in on standard input, reports go out on standard output (``
 
 import gc
 import os
-import signal
 import sys
 
 from bench import driver
@@ -49,8 +48,6 @@ def _report(report: Report) -> None:
 
 def main() -> int:
     """Obey until the input ends."""
-    # Ctrl-C reaches the whole process group; the parent decides, and closes our input.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     driver.allow_many_connections()
     lines = _Lines()
     plan = lines.next()

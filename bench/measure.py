@@ -168,10 +168,9 @@ class _Ledger:
 
     def _add(self, uses: Iterable[ProcessUse]) -> None:
         for use in uses:
-            total = self._total.setdefault(use.name, ProcessUse(use.name, use.kind, 0.0, 0, 0))
+            total = self._total.setdefault(use.name, ProcessUse(use.name, use.kind, 0.0, 0))
             total.cpu_s += use.cpu_s
             total.write_calls += use.write_calls
-            total.written_bytes += use.written_bytes
 
 
 async def _preload(fleet: Fleet, count: int, display: Display) -> None:
@@ -250,4 +249,4 @@ def _count(processes: list[ProcessUse], kind: str) -> int | None:
 
 
 def _load_use(result: PhaseResult) -> ProcessUse:
-    return ProcessUse("load", "load", result.cpu_s, 0, 0)
+    return ProcessUse("load", "load", result.cpu_s, 0)

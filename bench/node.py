@@ -133,8 +133,11 @@ async def _started(directory: Path, options: PrivateOptions) -> AsyncIterator[No
             options.fronts,
             options.partitions,
         )
-        if process.returncode is not None:
-            raise BenchError(f"the node ended during the run:\n{_tail(log_path)}")
+    except BenchError as error:
+        # Whatever went wrong, that the node is gone explains it better.
+        if process.poll() is None:
+            raise
+        raise BenchError(f"{error}\n{_ended(process, log_path)}") from error
     finally:
         with trio.CancelScope(shield=True):
             await _stop(process)
@@ -144,9 +147,7 @@ async def _until_ready(process: trio.Process, log_path: Path, port: int) -> dict
     """Wait for ``/ready``; the development keys from the log, by type."""
     while True:
         if process.poll() is not None:
-            raise BenchError(
-                f"the node ended with exit code {process.returncode}:\n{_tail(log_path)}"
-            )
+            raise BenchError("the private node did not start")
         keys = _keys_in(log_path)
         if len(keys) == 2 and await _is_ready(port):
             return keys
@@ -223,6 +224,10 @@ def _is_here(host: str) -> bool:
 
 def _keys_in(log_path: Path) -> dict[str, str]:
     return dict(_KEY_LINE.findall(log_path.read_text(encoding="utf-8", errors="replace")))
+
+
+def _ended(process: trio.Process, log_path: Path) -> str:
+    return f"the node ended with exit code {process.returncode}:\n{_tail(log_path)}"
 
 
 def _tail(log_path: Path) -> str:

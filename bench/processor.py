@@ -23,8 +23,9 @@ class ProcessUse(msgspec.Struct):
     kind: str
     cpu_s: float
     write_calls: int
-    """``write``-like calls on anything but sockets: in a partition nearly all are commits."""
-    written_bytes: int
+    """``write``-like calls on anything but sockets: in a partition nearly all are commits.
+
+    Not the bytes: the kernel counts a whole large folio for each small write into it."""
 
 
 Use = dict[int, ProcessUse]
@@ -48,14 +49,13 @@ def grown(before: Use, after: Use) -> list[ProcessUse]:
     """What each process of ``after`` used since ``before``, in order of name."""
     uses = []
     for pid, now in after.items():
-        then = before.get(pid, ProcessUse(now.name, now.kind, 0.0, 0, 0))
+        then = before.get(pid, ProcessUse(now.name, now.kind, 0.0, 0))
         uses.append(
             ProcessUse(
                 now.name,
                 now.kind,
                 now.cpu_s - then.cpu_s,
                 now.write_calls - then.write_calls,
-                now.written_bytes - then.written_bytes,
             )
         )
     return sorted(uses, key=lambda use: use.name)
@@ -123,7 +123,7 @@ def _use(pid: int) -> ProcessUse | None:
     except OSError:
         return None
     counters = dict(line.split(": ") for line in io.splitlines())
-    return ProcessUse(name, kind, cpu_s, int(counters["syscw"]), int(counters["write_bytes"]))
+    return ProcessUse(name, kind, cpu_s, int(counters["syscw"]))
 
 
 def _name_and_kind(pid: int) -> tuple[str, str]:

@@ -98,6 +98,22 @@ def test_the_suite_judges_every_target(on_disk):
     assert all(result["errors"] == {} for result in seen["results"])
 
 
+def test_a_node_that_does_not_start_is_quoted(on_disk):
+    done = subprocess.run(
+        command("submit", "--duration", "1"),
+        cwd=on_disk,
+        env=environment() | {"PARTITIONS": "many"},
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    said = done.stderr.decode()
+    assert said.startswith("queue-node bench: the private node did not start\n")
+    assert "PARTITIONS" in said
+    assert "Traceback" not in said
+    assert list(on_disk.iterdir()) == []
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 async def test_a_signal_stops_everything_cleanly(number, code, on_disk):
     process = await trio.lowlevel.open_process(

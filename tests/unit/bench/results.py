@@ -39,10 +39,10 @@ def a_result(mode="submit", *, connections=64, done=1000, latency_ms=2.0, waitin
         seconds=1.0,
         phase=phase,
         processes=[
-            ProcessUse("front 0", "front", 0.5, 0, 0),
-            ProcessUse("front 1", "front", 0.25, 0, 0),
-            ProcessUse("partition 0", "partition", 0.4, 100, 50_000),
-            ProcessUse("load", "load", 0.2, 0, 0),
+            ProcessUse("front 0", "front", 0.5, 0),
+            ProcessUse("front 1", "front", 0.25, 0),
+            ProcessUse("partition 0", "partition", 0.4, 100),
+            ProcessUse("load", "load", 0.2, 0),
         ],
         left_behind=0,
     )

@@ -53,14 +53,14 @@ def test_a_process_that_is_gone_is_left_out():
 
 
 def test_growth_counts_a_new_process_from_its_start():
-    before = {1: ProcessUse("front 0", "front", 5.0, 10, 100)}
+    before = {1: ProcessUse("front 0", "front", 5.0, 10)}
     after = {
-        2: ProcessUse("partition 0", "partition", 1.0, 7, 70),
-        1: ProcessUse("front 0", "front", 5.5, 12, 150),
+        2: ProcessUse("partition 0", "partition", 1.0, 7),
+        1: ProcessUse("front 0", "front", 5.5, 12),
     }
     assert processor.grown(before, after) == [
-        ProcessUse("front 0", "front", 0.5, 2, 50),
-        ProcessUse("partition 0", "partition", 1.0, 7, 70),
+        ProcessUse("front 0", "front", 0.5, 2),
+        ProcessUse("partition 0", "partition", 1.0, 7),
     ]
 
 
