@@ -110,6 +110,7 @@ class Keyring:
         self._refused: dict[str, tuple[Problem, float]] = {}
         # {key id: time of last use} of keys that are no longer known.
         self._unwritten: dict[str, float] = {}
+        self._touch_failed = False
         self._flights: dict[str, _Flight] = {}
         self._limiter = trio.CapacityLimiter(LOOKUPS_MAX)
         self._down_since_s: float | None = None
@@ -156,7 +157,7 @@ class Keyring:
             return refused[0]
         if self._down_since_s is None:
             return None
-        if now_s < self._next_try_s:
+        if self._is_left_alone:
             return self._without_store(token)
         # This request tries the store; the others do not queue up behind it.
         self._next_try_s = now_s + DOWN_PAUSE_S
@@ -180,7 +181,7 @@ class Keyring:
         # The answer is true at some moment after this one; its age counts from here.
         asked_s = self._clock()
         try:
-            record = await self._in_thread(lambda: self._store.find(token))
+            record = await self._read(partial(self._store.find, token))
         except KeyStoreUnreachableError:
             return self._without_store(token)
         if record is None:
@@ -248,25 +249,42 @@ class Keyring:
 
     # --- the store --------------------------------------------------------------------------
 
-    async def _in_thread(self, call: Callable[[], _T]) -> _T:
-        """Run a blocking call on the store, in a bounded time, and note how it went.
+    async def _read(self, call: Callable[[], _T]) -> _T:
+        """Ask the store, and note how that went: look-ups live by it.
 
         Raises:
             KeyStoreUnreachableError: also when it took too long.
         """
         try:
-            with trio.move_on_after(LOOKUP_TIMEOUT_S):
-                # Abandoned threads end by the store's own timeouts, and keep their place in
-                # the limiter until then.
-                result = await trio.to_thread.run_sync(
-                    call, abandon_on_cancel=True, limiter=self._limiter
-                )
-                self._note_up()
-                return result
-            raise KeyStoreUnreachableError(self._store.name, "no answer in time")
+            answer = await self._in_thread(call)
         except KeyStoreUnreachableError as error:
             self._note_down(error)
             raise
+        self._note_up()
+        return answer
+
+    async def _write(self, call: Callable[[], _T]) -> _T:
+        """Change the store. A failure says nothing about reading: the disk may just be full.
+
+        Raises:
+            KeyStoreUnreachableError: also when it took too long; it may have happened.
+        """
+        if self._is_left_alone:
+            raise KeyStoreUnreachableError(self._store.name, "left alone after a failure")
+        return await self._in_thread(call)
+
+    async def _in_thread(self, call: Callable[[], _T]) -> _T:
+        with trio.move_on_after(LOOKUP_TIMEOUT_S):
+            # Abandoned threads end by the store's own timeouts, and keep their place in the
+            # limiter until then.
+            return await trio.to_thread.run_sync(
+                call, abandon_on_cancel=True, limiter=self._limiter
+            )
+        raise KeyStoreUnreachableError(self._store.name, "no answer in time")
+
+    @property
+    def _is_left_alone(self) -> bool:
+        return self._down_since_s is not None and self._clock() < self._next_try_s
 
     def _note_up(self) -> None:
         if self._down_since_s is not None:
@@ -321,7 +339,7 @@ class Keyring:
                 self._take_back(await trio.to_thread.run_sync(subscription.wait))
                 if self._down_since_s is not None and self._clock() >= self._next_try_s:
                     # Without requests nobody else would notice that the store is back.
-                    await self._in_thread(self._store.ping)
+                    await self._read(self._store.ping)
         finally:
             subscription.close()
 
@@ -345,20 +363,18 @@ class Keyring:
         # By age: the clock of uses is not the one that is shown.
         wall_used_s = {key_id: wall_s(clock_s - used) for key_id, used in used_s.items()}
         try:
-            await self._administer(partial(self._store.touch, wall_used_s))
-        except KeyStoreUnreachableError:
-            # Noted and logged; the uses stay due.
+            await self._write(partial(self._store.touch, wall_used_s))
+        except KeyStoreUnreachableError as error:
+            if not self._touch_failed and self._down_since_s is None:
+                _log.warning("last uses of keys are not written now: %s", error)
+            self._touch_failed = True
             self._unwritten = forgotten | self._unwritten
             return
+        self._touch_failed = False
         for known in due:
             known.touched_s = clock_s
 
     # --- administration ---------------------------------------------------------------------
-
-    async def _administer(self, call: Callable[[], _T]) -> _T:
-        if self._down_since_s is not None and self._clock() < self._next_try_s:
-            raise KeyStoreUnreachableError(self._store.name, "left alone after a failure")
-        return await self._in_thread(call)
 
     async def create(self, key_type: KeyType, name: str, owner_id: str) -> tuple[Token, KeyRecord]:
         """Make and store a key; its token is known here for the only time.
@@ -369,17 +385,17 @@ class Keyring:
         while True:
             new = NewKey(mint(key_type), name, owner_id, wall_s())
             try:
-                return new.token, await self._administer(partial(self._store.create, new))
+                return new.token, await self._write(partial(self._store.create, new))
             except KeyIdTakenError:
                 continue  # Once in 62**8 keys.
 
     async def list_all(self) -> list[KeyRecord]:
         """Every key, oldest first."""
-        return await self._administer(self._store.list_all)
+        return await self._read(self._store.list_all)
 
     async def list_owned(self, owner_id: str) -> list[KeyRecord]:
         """The keys of an owner, oldest first."""
-        return await self._administer(lambda: self._store.list_owned(owner_id))
+        return await self._read(partial(self._store.list_owned, owner_id))
 
     async def revoke(self, text: str, caller: Caller) -> KeyRecord | Problem:
         """Revoke the key with this id or token, if ``caller`` is an admin or its owner."""
@@ -389,7 +405,7 @@ class Keyring:
         if caller.type != "admin" and caller.owner_id != record.owner_id:
             return NOT_THE_OWNER
         key_id = record.key_id
-        revoked = await self._administer(lambda: self._store.revoke(key_id, wall_s()))
+        revoked = await self._write(partial(self._store.revoke, key_id, wall_s()))
         # Here at once; the other fronts hear it from the store.
         self._take_back(frozenset({key_id}))
         return KEY_NOT_FOUND if revoked is None else revoked
@@ -397,11 +413,11 @@ class Keyring:
     async def _named(self, text: str) -> KeyRecord | None:
         # Anything else than these two forms never reaches a store.
         if is_key_id(text):
-            return await self._administer(lambda: self._store.get(text))
+            return await self._read(partial(self._store.get, text))
         token = parse_token(text)
         if token is None:
             return None
-        return await self._administer(lambda: self._store.find(token))
+        return await self._read(partial(self._store.find, token))
 
 
 def bearer_text(authorization: str | None) -> str | Problem:

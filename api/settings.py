@@ -61,7 +61,6 @@ class FrontSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """SQLite file of the embedded key store; used when ``redis_url`` is None."""
     redis_url: str | None = None
     key_pepper: str | None = None
-    plaintext_keys: bool = False
     auth_cache_ttl_ms: int = 5_000
     auth_grace_ms: int = 300_000
     lease_duration_ms: int = 30_000

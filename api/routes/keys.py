@@ -3,6 +3,7 @@
 A key is whole in one answer only, the one that made it; everywhere else it is its id.
 """
 
+import logging
 from typing import Final
 
 import msgspec
@@ -17,6 +18,7 @@ from api.problems import ADMIN_REQUIRED, KEYSTORE_UNREACHABLE, Problem, missing_
 from api.routes.exchange import identify, read_json, refuse, respond
 from api.services import Services
 
+_log: Final = logging.getLogger(__name__)
 _decoder: Final = msgspec.json.Decoder(NewKeyBody)
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -27,8 +29,8 @@ def register(app: QuartTrio, services: Services) -> None:
     _register_own(app, services)
 
     @app.errorhandler(KeyStoreUnreachableError)
-    async def unreachable(_error: KeyStoreUnreachableError) -> Response:
-        # The keyring has logged it, once for as long as it lasts.
+    async def unreachable(error: KeyStoreUnreachableError) -> Response:
+        _log.warning("%s %s: %s", request.method, request.url_rule, error)
         return refuse(KEYSTORE_UNREACHABLE)
 
     @app.after_request

@@ -395,7 +395,7 @@ class TestNode:
     async def test_a_key_store_that_went_away_leaves_it_ready_and_says_so(self, front):
         await front.call("GET", "/keys", "client")
         with pytest.raises(KeyStoreUnreachableError):
-            await front.keyring._in_thread(_unreachable)
+            await front.keyring._read(_unreachable)
         status, body, _ = await front.call("GET", "/ready")
         assert (status, body["keystore"]) == (200, "unreachable")
 

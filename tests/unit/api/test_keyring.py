@@ -56,6 +56,7 @@ class WatchedStore(SqliteKeyStore):
         self.finds = 0
         self.touches: list[dict[str, int]] = []
         self.gone = False
+        self.full = False
         self.before_find: Callable[[], None] = lambda: None
 
     def find(self, token: Token) -> KeyRecord | None:
@@ -71,8 +72,14 @@ class WatchedStore(SqliteKeyStore):
 
     def touch(self, last_used_s: Mapping[str, int]) -> None:
         self._check()
+        if self.full:
+            raise KeyStoreUnreachableError(self.name, "database or disk is full")
         self.touches.append(dict(last_used_s))
         super().touch(last_used_s)
+
+    def list_all(self) -> list[KeyRecord]:
+        self._check()
+        return super().list_all()
 
     def ping(self) -> None:
         self._check()
@@ -408,20 +415,27 @@ class TestLastUsed:
         assert [len(touch) for touch in store.touches] == [3]
         assert all(record.last_used_s for record in store.list_all())
 
-    async def test_a_use_that_could_not_be_written_is_written_later(self, keyring, store, clock):
+    @pytest.mark.parametrize("how", ["gone", "full"])
+    async def test_a_use_that_could_not_be_written_is_written_later(
+        self, keyring, store, clock, how
+    ):
         header = add(store)
         await keyring.identify(header)
-        store.gone = True
+        setattr(store, how, True)
         await keyring._flush(clock.now_s)
-        assert not keyring.reachable
-        store.gone = False
-        await keyring._flush(clock.now_s)
-        # The store is left alone until it is known to be back.
         assert store.touches == []
-        clock.now_s += 5.0
-        await keyring.identify(header)
+        setattr(store, how, False)
         await keyring._flush(clock.now_s)
         assert len(store.touches) == 1
+
+    async def test_a_full_disk_does_not_keep_new_keys_out(self, keyring, store, clock, caplog):
+        store.full = True
+        for _ in range(3):
+            assert isinstance(await keyring.identify(add(store)), Caller)
+            await keyring._flush(clock.now_s)
+        assert (keyring.reachable, keyring.serving) == (True, True)
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "disk is full" in caplog.text
 
     async def test_the_last_use_of_a_revoked_key_is_written(self, keyring, store, clock):
         header = add(store)
