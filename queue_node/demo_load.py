@@ -36,8 +36,8 @@ from queue_node_sdk import (
 MAX_RETRIES: Final = 6
 """Attempts of a job: a kill costs one at most, and a file that vanished has it all told soon."""
 
-_SUBMITTERS: Final = 4
-_READERS: Final = 8
+_SUBMITTERS: Final = 2
+_READERS: Final = 3
 """Guess: enough that waiting for the node is not what limits; the CPU is."""
 _STALL_SECONDS: Final = 60.0
 """When no job at all got done for so long, those that are left are lost."""

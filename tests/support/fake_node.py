@@ -218,7 +218,9 @@ class FakeNode:
     def _ack(self, seen: Seen) -> Answer:
         self._expire()
         body = json.loads(seen.body or b"{}")
-        job = self.jobs[seen.headers["x-job"]]
+        job = self.jobs.get(seen.headers["x-job"])
+        if job is None:
+            return _error(400, f"failed to ack job: job not found: {seen.headers['x-job']}")
         error = body.get("result_error", "")
         outcome = (not error, error or body.get("result", ""))
         if len(outcome[1].encode()) > self.result_bytes_max:
