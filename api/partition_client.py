@@ -145,6 +145,9 @@ class PartitionClient:
                 except (PipeError, msgspec.MsgspecError, trio.TooSlowError) as error:
                     _logger.error("partition %d is not understood: %r", self.partition, error)
                 nursery.cancel_scope.cancel()
+            if self._connected.is_set():
+                # Not when we are cancelled: then it is this front that goes.
+                _logger.warning("partition %d is gone; reconnecting", self.partition)
         finally:
             self._disconnected()
             pipe.close()
@@ -166,7 +169,8 @@ class PartitionClient:
             self._take(body)
 
     async def _send(self, pipe: Pipe) -> None:
-        while True:
+        # A closed pipe takes nothing: what waits then is known not to have been sent.
+        while not pipe.closed:
             if not self._outgoing:
                 self._sender = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(self._abandon_sender)
@@ -211,8 +215,6 @@ class PartitionClient:
         return waiter
 
     def _disconnected(self) -> None:
-        if self._connected.is_set():
-            _logger.warning("partition %d is gone; reconnecting", self.partition)
         self._connected = trio.Event()
         self.ready_hint = False
         unsent = self._outgoing

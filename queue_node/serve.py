@@ -24,7 +24,7 @@ from queue_node.child import Child, Program
 from queue_node.config import Config
 from queue_node.directory import DataDirectory, hold
 from queue_node.errors import ConfigError, DirectoryError, ExitCode
-from queue_node.supervisor import Supervisor
+from queue_node.supervisor import Supervisor, hear_stop_signals, ignore_stop_signals
 from queue_node.welcome import Welcome
 
 _FILES_ENOUGH: Final = 65536
@@ -116,8 +116,13 @@ class _Assembly:
         children = [*partitions, *fronts]
         welcome = Welcome(self._settings, store, self._listener, url, children)
         drain_s = self._settings.limits.drain_timeout_ms / 1000
-        supervisor = Supervisor(partitions, fronts, self._listener, front_drain_s=drain_s)
-        return trio.run(supervisor.run, welcome.run)
+        supervisor = Supervisor(
+            partitions, fronts, self._listener, front_drain_s=drain_s, heard=hear_stop_signals()
+        )
+        try:
+            return trio.run(supervisor.run, welcome.run)
+        finally:
+            ignore_stop_signals()
 
     def _partition(self, number: int) -> Child:
         told = self._settings.partition_settings(

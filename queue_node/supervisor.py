@@ -7,6 +7,7 @@ Killing loses nothing that was acknowledged, it only costs a recovery at the nex
 """
 
 import logging
+import math
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,10 +19,33 @@ from queue_node.child import Child
 from queue_node.config import DRAIN_SECONDS_MAX
 from queue_node.errors import ExitCode, NodeError
 
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
 _FRONTS_MARGIN_S: Final = 1.0
 """What fronts get beyond their own drain timeout, to close and to exit."""
 
+_SAME_STOP_S: Final = 0.5
+"""Signals this close together are one wish: `make` passes on what its group got as well."""
+
 _logger = logging.getLogger(__name__)
+
+
+def hear_stop_signals() -> list[int]:
+    """From now on no stop signal ends this process; those that nobody heeds are in the list."""
+    heard: list[int] = []
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda number, _frame: heard.append(number))
+    return heard
+
+
+def ignore_stop_signals() -> None:
+    """The node has ended: a signal must not cut off what is left, nor change the exit code.
+
+    Ignored, not handled: Python takes its handlers away before the process is gone. Not for
+    earlier: children would inherit it.
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Supervisor:
@@ -35,17 +59,19 @@ class Supervisor:
         *,
         front_drain_s: float,
         drain_s: float = DRAIN_SECONDS_MAX,
+        heard: Sequence[int] = (),
     ) -> None:
         self._partitions = partitions
         self._fronts = fronts
         self._listener = listener
         self._front_drain_s = front_drain_s
         self._drain_s = drain_s
+        self._heard = heard
         self._stopping = trio.Event()
         self._fault: NodeError | None = None
 
     async def run(self, welcome: Callable[[], Awaitable[None]]) -> ExitCode:
-        """Serve until a signal, then drain.
+        """Serve until a signal, then drain. Signals in ``heard`` came before; they count.
 
         ``welcome`` runs beside the children, and is cancelled when the node stops.
 
@@ -73,14 +99,18 @@ class Supervisor:
     async def _heed_signals(
         self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+            if self._heard:
+                self._stopping.set()
             task_status.started()
+            heeded_at = -math.inf
             async for number in signals:
                 name = signal.Signals(number).name
                 if not self._stopping.is_set():
                     _logger.info("%s: draining", name)
+                    heeded_at = trio.current_time()
                     self._stopping.set()
-                else:
+                elif trio.current_time() - heeded_at > _SAME_STOP_S:
                     _logger.warning("%s again: ending at once", name)
                     self._kill()
 

@@ -10,14 +10,16 @@ import trio
 
 from queue_node.child import Child, Program
 from queue_node.errors import AddressError, ExitCode
-from queue_node.supervisor import Supervisor
+from queue_node.supervisor import STOP_SIGNALS, Supervisor, hear_stop_signals
 from tests.support.record import DEADLINE_S, Record
 
 
 class Node:
     """A supervisor of fake children, and what it exited with."""
 
-    def __init__(self, record: Record, front: str, partition: str, drain_s: float) -> None:
+    def __init__(
+        self, record: Record, front: str, partition: str, drain_s: float, heard: list[int]
+    ) -> None:
         self.record = record
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.exit_code: ExitCode | None = None
@@ -28,6 +30,7 @@ class Node:
             self.listener,
             front_drain_s=drain_s,
             drain_s=drain_s,
+            heard=heard,
         )
 
     def _child(self, kind: str, number: int, behaviour: str) -> Child:
@@ -50,8 +53,13 @@ class Node:
 def make_node(tmp_path: Path):
     nodes = []
 
-    def make(front: str = "serve", partition: str = "serve", drain_s: float = 10.0) -> Node:
-        nodes.append(Node(Record(tmp_path / "record"), front, partition, drain_s))
+    def make(
+        front: str = "serve",
+        partition: str = "serve",
+        drain_s: float = 10.0,
+        heard: list[int] | None = None,
+    ) -> Node:
+        nodes.append(Node(Record(tmp_path / "record"), front, partition, drain_s, heard or []))
         return nodes[-1]
 
     yield make
@@ -130,7 +138,8 @@ async def test_a_partition_that_does_not_drain_is_killed_when_time_is_up(make_no
     assert "partition 0 did not drain in time and is killed" in caplog.messages
 
 
-async def test_a_second_signal_ends_everything_at_once(make_node):
+async def test_a_second_signal_ends_everything_at_once(make_node, monkeypatch):
+    monkeypatch.setattr("queue_node.supervisor._SAME_STOP_S", 0.0)
     node = make_node(front="stubborn", drain_s=3600)
     with trio.fail_after(DEADLINE_S):
         async with trio.open_nursery() as nursery:
@@ -142,6 +151,39 @@ async def test_a_second_signal_ends_everything_at_once(make_node):
                 await trio.sleep(0.005)
             tell(signal.SIGINT)
     assert node.exit_code is ExitCode.CUT_SHORT
+
+
+async def test_a_signal_that_came_before_the_supervisor_drains_it_too(make_node):
+    node = make_node(heard=[signal.SIGTERM])
+    with trio.fail_after(DEADLINE_S):
+        await node.run()
+    assert node.exit_code is ExitCode.DRAINED
+
+
+def test_a_signal_that_nobody_heeds_is_heard_and_ends_nothing():
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    try:
+        heard = hear_stop_signals()
+        for number in STOP_SIGNALS:
+            tell(number)
+        assert heard == list(STOP_SIGNALS)
+    finally:
+        for number, handler in zip(STOP_SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+
+
+async def test_a_signal_that_arrives_twice_at_once_is_one(make_node, monkeypatch):
+    monkeypatch.setattr("queue_node.supervisor._SAME_STOP_S", DEADLINE_S)
+    node = make_node()
+    with trio.fail_after(DEADLINE_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(node.run)
+            await node.until_all_started()
+            tell(signal.SIGTERM)
+            while node.listener.fileno() != -1:
+                await trio.sleep(0.005)
+            tell(signal.SIGTERM)
+    assert node.exit_code is ExitCode.DRAINED
 
 
 async def test_damaged_partitions_do_not_stop_the_node(make_node):
