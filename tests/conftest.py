@@ -47,4 +47,4 @@ def make_node(tmp_path: Path) -> Iterator[Callable[..., RunningNode]]:
 
     yield make
     for one in made:
-        one.kill()
+        one.close()

@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import ssl
 import subprocess
@@ -77,7 +78,7 @@ class RunningNode:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.kill()
+        self.close()
 
     # Its life ------------------------------------------------------------------------
 
@@ -129,6 +130,13 @@ class RunningNode:
         self.wait()
         for pid in everybody:
             _wait_for_end(pid)
+
+    def close(self) -> None:
+        """The end: kill what is left, and remove what it could not remove itself."""
+        self.kill()
+        lock = self.data / "lock"
+        if lock.exists() and (content := lock.read_bytes()):
+            shutil.rmtree(json.loads(content)["runtime"], ignore_errors=True)
 
     def wait(self, timeout_s: float = DEADLINE_S) -> int:
         """Wait for the supervisor's end; returns its exit code."""
