@@ -4,6 +4,7 @@ It knows what a client can see of a node (submit, lease, ack, read, keys) and no
 or partitions. ``fail(what, fault, ...)`` queues faults; each is used up by one request.
 """
 
+import itertools
 import json
 import socket
 import threading
@@ -90,6 +91,7 @@ class FakeNode:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._faults: dict[str, deque[Fault]] = defaultdict(deque)
+        self._numbers = itertools.count()
         self._server: _Server | None = None
         self._port = 0
 
@@ -187,7 +189,7 @@ class FakeNode:
         return _error(404, "not found")
 
     def _put(self, payload: str, max_retries: int) -> FakeJob:
-        job = FakeJob(f"job-{len(self.jobs)}", payload, max_retries, self.now())
+        job = FakeJob(f"job-{next(self._numbers)}", payload, max_retries, self.now())
         self.jobs[job.job_id] = job
         return job
 
