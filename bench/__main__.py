@@ -10,7 +10,11 @@ def main() -> int:
     """Parse the command line and run what it asks for."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=cli.DESCRIPTION)
     cli.add_arguments(parser)
-    return cli.run(parser.parse_args())
+    try:
+        return cli.run(parser.parse_args())
+    except KeyboardInterrupt:
+        # Outside of a measurement, which sees to it itself: nothing to tidy.
+        return 130
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from bench.errors import BenchError, MalformedAnswerError
 from bench.flows import Flow, SampledIds, Verdict, make_flows
 from bench.histogram import Histogram
 from bench.messages import Phase, PhaseResult, Plan
-from bench.response import ResponseScanner
+from bench.response import Answer, ResponseScanner
 from bench.workloads import Requests
 
 _RECEIVE_BYTES: Final = 64 << 10
@@ -55,18 +55,29 @@ class _Connection:
         self.unit_ns = 0  # of the unit that it belongs to
 
 
-class Driver:
-    """Opens the connections of a plan, then runs phases on them."""
+class Talk(Protocol):
+    """What is said on the connections: HTTP to a node, or the language of a peer."""
 
-    def __init__(self, plan: Plan, stop_fd: int, report: Callable[[int], None]) -> None:
-        """Connect all; input or its end on ``stop_fd`` abandons a phase.
+    def flows(self, phase: Phase) -> Callable[[], Flow]:
+        """Makes the flow of each connection in the phase."""
+
+    def scan(self, data: bytes) -> Answer | None:
+        """The answer that ``data`` is; None while it is not whole.
 
         Raises:
-            BenchError: the node cannot be reached.
+            MalformedAnswerError: it is not an answer, or more than one.
         """
-        self._plan = plan
-        self._report = report
-        self._stop_fd = stop_fd
+
+    def ids_checked(self) -> int:
+        """How many ids were found to be distinct so far."""
+
+
+class HttpTalk:
+    """HTTP/1.1 to a node."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Prepare every request."""
+        self._seed = plan.seed
         self._ids = SampledIds()
         self._requests = Requests(
             f"{plan.host}:{plan.port}",
@@ -75,6 +86,36 @@ class Driver:
             plan.seed,
             plan.payload_bytes,
         )
+        self.scan = ResponseScanner().scan
+
+    def flows(self, phase: Phase) -> Callable[[], Flow]:
+        """See ``Talk.flows``."""
+        return make_flows(phase.flow, self._requests, self._ids, self._seed)
+
+    def ids_checked(self) -> int:
+        """See ``Talk.ids_checked``."""
+        return len(self._ids)
+
+
+class Driver:
+    """Opens the connections of a plan, then runs phases on them."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        stop_fd: int,
+        report: Callable[[int], None],
+        talk: Talk | None = None,
+    ) -> None:
+        """Connect all; input or its end on ``stop_fd`` abandons a phase.
+
+        Raises:
+            BenchError: the node cannot be reached.
+        """
+        self._plan = plan
+        self._report = report
+        self._stop_fd = stop_fd
+        self._talk = talk or HttpTalk(plan)
         # Made first, so that its number is small: select() in _wait takes only those.
         self._epoll = select.epoll()
         self._epoll.register(stop_fd, select.EPOLLIN)
@@ -89,8 +130,9 @@ class Driver:
             BenchError: an answer is malformed, or the node went away or silent.
             Abandoned: the benchmark wants no more of this.
         """
-        make_flow = make_flows(phase.flow, self._requests, self._ids, self._plan.seed)
-        run = _PhaseRun(self._plan, phase, make_flow, self._ids)
+        talk = self._talk
+        ids_before = talk.ids_checked()
+        run = _PhaseRun(self._plan, phase, talk.flows(phase), talk.scan)
         for connection in self._connections.values():
             run.use(connection)
         cpu_before_s = time.process_time()
@@ -99,6 +141,7 @@ class Driver:
             self._turn(run)
         result = run.finish()
         result.cpu_s = time.process_time() - cpu_before_s
+        result.sampled_ids = talk.ids_checked() - ids_before
         return result
 
     def close(self) -> None:
@@ -162,15 +205,17 @@ class _PhaseRun:
     """The bookkeeping of one phase: who may begin, what came back, when it is over."""
 
     def __init__(
-        self, plan: Plan, phase: Phase, make_flow: Callable[[], Flow], ids: SampledIds
+        self,
+        plan: Plan,
+        phase: Phase,
+        make_flow: Callable[[], Flow],
+        scan: Callable[[bytes], Answer | None],
     ) -> None:
         self.paced = phase.rate is not None
         self.started: list[_Connection] = []
         self._plan = plan
         self._make_flow = make_flow
-        self._ids = ids
-        self._ids_before = len(ids)
-        self._scan = ResponseScanner().scan
+        self._scan = scan
         self._free: deque[tuple[_Connection, Flow]] = deque()
         self._busy = 0
         self._left = phase.count  # units that may still begin; None: until the deadline
@@ -260,7 +305,6 @@ class _PhaseRun:
         """What happened, all told."""
         result = self.result
         now_ns = time.monotonic_ns()
-        result.sampled_ids = len(self._ids) - self._ids_before
         result.ended_ns = self._answered_ns
         if self._deadline_ns is not None:
             result.ended_ns = self._deadline_ns
