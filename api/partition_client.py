@@ -215,7 +215,9 @@ class PartitionClient:
         return waiter
 
     def _disconnected(self) -> None:
-        self._connected = trio.Event()
+        if self._connected.is_set():
+            # Only then: whoever waits for an event that was not set waits for this very one.
+            self._connected = trio.Event()
         self.ready_hint = False
         unsent = self._outgoing
         self._outgoing, self._outgoing_bytes = {}, 0

@@ -34,6 +34,11 @@ class Pipe:
         self._closed = False
 
     @property
+    def closed(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._closed
+
+    @property
     def backlog_bytes(self) -> int:
         """Bytes that the socket has not taken yet."""
         return len(self._backlog)

@@ -280,6 +280,24 @@ async def test_it_connects_when_the_partition_appears_and_again_after_every_loss
             await client.call(Tick())
 
 
+async def test_whoever_waits_for_a_partition_outlasts_its_failed_greetings(
+    running: FakePartition, nursery: trio.Nursery
+) -> None:
+    right, running.greeting = running.greeting, b""
+    client = PartitionClient(0, 1, running.path)
+    served = trio.Event()
+
+    async def wait() -> None:
+        await client.wait_serving()
+        served.set()
+
+    nursery.start_soon(wait)
+    nursery.start_soon(client.run)
+    await until(lambda: running.connections >= 2)
+    running.greeting = right
+    await until(served.is_set)
+
+
 async def test_after_a_loss_requests_of_the_old_connection_are_not_sent_on_the_new(
     running: FakePartition, client: PartitionClient, calls: Calls
 ) -> None:
