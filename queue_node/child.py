@@ -52,6 +52,7 @@ class Child:
         self._program = program
         self._process: trio.Process | None = None
         self._stopping = trio.Event()
+        self._killing = False
         self._backoff = Backoff()
         self.serving = trio.Event()
         """Set when it said ``ready`` for the first time; it may have died since."""
@@ -86,6 +87,7 @@ class Child:
     def kill(self) -> None:
         """End the process at once, and for good."""
         self._stopping.set()
+        self._killing = True
         if self._process is not None and self._process.returncode is None:
             self.was_killed = True
             self._process.kill()
@@ -110,9 +112,11 @@ class Child:
         self._process = process
         try:
             _logger.debug("%s started (process %d)", self.name, process.pid)
-            if self._stopping.is_set():
-                # stop() came while the process was being made, and had nothing to stop.
-                process.terminate()
+            # Said while the process was being made, so there was none to tell.
+            if self._killing:
+                self.kill()
+            elif self._stopping.is_set():
+                self.stop()
             await self._attend(process)
         finally:
             await _bury(process)

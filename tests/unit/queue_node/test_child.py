@@ -128,6 +128,23 @@ async def test_a_killed_child_is_gone_for_good_and_known_to_be_killed(record, nu
     assert record.count("front 0 started") == 1
 
 
+@pytest.mark.parametrize("killed", [False, True])
+async def test_what_is_said_while_the_process_is_made_reaches_it(record, monkeypatch, killed):
+    child = fake(record, "serve")
+    open_process = trio.lowlevel.open_process
+
+    async def open_and_say(*arguments, **options):
+        process = await open_process(*arguments, **options)
+        child.kill() if killed else child.stop()
+        return process
+
+    monkeypatch.setattr(trio.lowlevel, "open_process", open_and_say)
+    with trio.fail_after(DEADLINE_S):
+        await child.run()
+    assert child.was_killed is killed
+    assert record.count("front 0 started") <= 1
+
+
 async def test_no_process_is_left_when_the_supervisor_is_cancelled(record):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fake(record, "stubborn").run)
