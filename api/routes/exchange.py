@@ -39,6 +39,9 @@ async def read_json(decoder: "msgspec.json.Decoder[_T]") -> _T | Problem:
 def respond(answer: Answer) -> Response:
     """An answer as Quart wants it."""
     response = Response(answer.body, answer.status, content_type=answer.content_type)
+    if not answer.body:
+        # Nothing has no type; the lane says none either.
+        del response.headers["Content-Type"]
     for name, value in answer.headers:
         response.headers.add(name, value)
     return response
