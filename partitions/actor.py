@@ -61,7 +61,13 @@ _logger: Final = logging.getLogger("queue_node.partition")
 
 _TICK: Final = Tick()
 _EXPIRED: Final = b"lease expired"
-_DUE_EVENT_BYTES: Final = 48
+_DUE_EVENT_BYTES: Final = 52
+"""What a tick may bring for each of ``DUE_PER_TICK_MAX``: a lease that ended (30 bytes) and a
+job to forget (20), rounded up."""
+
+_NO_ROOM_SLEEP_S: Final = 0.5
+"""How often to look for room when there is not even any for what is due."""
+
 _STUCK_FRONT_S: Final = 5.0
 """A front that takes nothing for so long is cut off; it reconnects when it is well again."""
 
@@ -101,7 +107,7 @@ class Actor:
         self._pipes: set[Pipe] = set()
         self._hinted = state.ready > 0
         self._events: list[Event] = []
-        self._was_full = False
+        self._room = _Room.ALL
 
     def greet(self, pipe: Pipe) -> None:
         """A front connected: tell it who we are, and from now on when jobs are ready."""
@@ -124,7 +130,7 @@ class Actor:
         with mailbox:
             while (batch := await self._next_batch(mailbox)) is not None:
                 now_ms = self._clock.now_ms()
-                room = self._room_for(batch)
+                self._note_room(room := self._room_for(batch))
                 answers = [
                     [self._apply(request.command, now_ms, room) for request in mail.requests]
                     for mail in batch
@@ -164,6 +170,8 @@ class Actor:
         return batch
 
     def _sleep_s(self) -> float:
+        if self._room is _Room.NONE:
+            return _NO_ROOM_SLEEP_S
         deadline_ms = self._state.next_deadline_ms()
         if deadline_ms is None:
             return self._sleep_ms_max / 1000
@@ -187,17 +195,15 @@ class Actor:
                 if type(request.command) is not Enqueue:
                     small_bytes += size
         if self._log.reserve(all_bytes):
-            self._note_full(full=False)
             return _Room.ALL
-        self._note_full(full=True)
         return _Room.RESERVE if self._log.reserve(small_bytes, keep_bytes=0) else _Room.NONE
 
-    def _note_full(self, *, full: bool) -> None:
-        if full and not self._was_full:
+    def _note_room(self, room: _Room) -> None:
+        before, self._room = self._room, room
+        if before is _Room.ALL and room is not _Room.ALL:
             _logger.error("disk full: new jobs are refused until there is room again")
-        elif self._was_full and not full:
+        elif before is not _Room.ALL and room is _Room.ALL:
             _logger.info("disk has room again: new jobs are taken")
-        self._was_full = full
 
     def _apply(self, command: Command, now_ms: int, room: _Room) -> Answer:
         if room is not _Room.ALL:
@@ -258,7 +264,7 @@ class Actor:
     ) -> tuple[Reply, int]:
         match answer:
             case LeaseGranted():
-                payload = self._log.read(answer.payload_at)
+                payload = self._log.read(answer.payload_at) if answer.payload_at else b""
                 leased = Leased(
                     answer.job_id,
                     payload,
@@ -290,6 +296,10 @@ class Actor:
         body = encode_responses([Response(PUSH_ID, self._hint())])
         for pipe in self._pipes:
             pipe.send(body)
+            if pipe.backlog_bytes > 2 * BACKLOG_BYTES_HIGH:
+                # It takes nothing, and asks for nothing that ``_send`` would cut it off for.
+                _logger.warning("a front took no hints: cut off")
+                pipe.close()
 
 
 def _text_of(command: Command) -> bytes:

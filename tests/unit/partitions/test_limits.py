@@ -1,7 +1,15 @@
 """The bounds fit together: what one allows, the others can hold."""
 
 from partitions import limits
-from partitions.events import JobAcked, JobEnqueued, JobForgotten, LeaseExpired, encode_events
+from partitions.actor import _DUE_EVENT_BYTES
+from partitions.events import (
+    Event,
+    JobAcked,
+    JobEnqueued,
+    JobForgotten,
+    LeaseExpired,
+    encode_events,
+)
 from partitions.log import EVENT_BYTES_MAX
 from partitions.record import BLOB_HEADER_BYTES, RECORD_HEADER_BYTES
 
@@ -25,6 +33,13 @@ def test_a_place_in_a_segment_fits_the_32_bits_of_a_position():
 
 def test_the_reserve_holds_all_that_may_be_due_at_once():
     assert limits.RESERVE_BYTES > limits.DUE_PER_TICK_MAX * (EXPIRED + FORGOTTEN)
+
+
+def test_a_full_tick_is_no_longer_than_the_room_that_is_made_for_it():
+    made = RECORD_HEADER_BYTES + limits.DUE_PER_TICK_MAX * _DUE_EVENT_BYTES
+    due: list[Event] = [LeaseExpired(bytes(16), LARGE, dead=True)] * limits.DUE_PER_TICK_MAX
+    due += [JobForgotten(bytes(16))] * limits.DUE_PER_TICK_MAX
+    assert RECORD_HEADER_BYTES + len(encode_events(due)) <= made
 
 
 def test_no_event_is_longer_than_is_reckoned_for_it():

@@ -1,0 +1,595 @@
+"""The actor: one commit for all that waits, and no reply before it."""
+
+import errno
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from partitions import actor as module
+from partitions.actor import Actor, Mail
+from partitions.limits import BATCH_REQUESTS_MAX, FRAME_BYTES_SOFT, TEXT_BYTES_MAX
+from partitions.log import Sizes, segment_name
+from partitions.messages import (
+    PUSH_ID,
+    Ack,
+    Command,
+    Enqueued,
+    Fail,
+    Get,
+    Hello,
+    Hint,
+    JobNotFound,
+    JobView,
+    Lease,
+    Leased,
+    LeaseLost,
+    NothingReady,
+    Reply,
+    Request,
+    Response,
+    Settled,
+    StorageFull,
+    Unreadable,
+    decode_responses,
+)
+from partitions.pipe import BACKLOG_BYTES_HIGH, Pipe
+from partitions.recovery import recover
+from partitions.state import PartitionState, Policy
+from tests.support.driver import DIRECTORY, IDENTITY, START_MS, enqueue, job_id
+from tests.support.fake_disk import FakeDisk, Faults, Survival
+
+SIZES = Sizes(segment_bytes=8 << 20, extent_bytes=1 << 20, reserve_bytes=64 << 10)
+LOST = Survival("lost", pages=0, entries=0)
+
+
+class TrioClock:
+    """The time of the test, which stands still while anybody has something to do."""
+
+    def __init__(self) -> None:
+        self.started = trio.current_time()
+        self.readings = 0
+        self.readings_max = 1_000_000
+
+    def now_ms(self) -> int:
+        self.readings += 1
+        assert self.readings < self.readings_max, "the actor spins"
+        return START_MS + round((trio.current_time() - self.started) * 1000)
+
+
+class Journal(FakeDisk):
+    """A disk whose operations stand in one list with the frames that are sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def note(self, kind: str, path: Path, size: int = 0) -> None:
+        super().note(kind, path, size)
+        self.lines.append(kind)
+
+
+class WatchedPipe(Pipe):
+    def __init__(self, sock: socket.socket, lines: list[str]) -> None:
+        super().__init__(sock)
+        self._lines = lines
+
+    def send(self, body: bytes) -> None:
+        self._lines.append("send")
+        super().send(body)
+
+
+class Front:
+    """One front: sends mails, and reads what its pipe brings."""
+
+    def __init__(self, partition: "Partition") -> None:
+        ours, theirs = socket.socketpair()
+        self.pipe = WatchedPipe(theirs, partition.disk.lines)
+        self._ours = Pipe(ours)
+        self._partition = partition
+        self._last_id = 0
+        self._responses: dict[int, Reply] = {}
+        self.pushes: list[Reply] = []
+        self.frames = 0
+        partition.fronts.append(self)
+
+    def mail(self, *commands: Command) -> list[int]:
+        """Put one mail into the mailbox; returns the ids of its requests."""
+        ids = list(range(self._last_id + 1, self._last_id + 1 + len(commands)))
+        self._last_id += len(commands)
+        requests = [Request(each, command) for each, command in zip(ids, commands, strict=True)]
+        self._partition.send.send_nowait(Mail(self.pipe, requests))
+        return ids
+
+    async def replies(self, ids: list[int]) -> list[Reply]:
+        """What came for these requests."""
+        while not all(each in self._responses for each in ids):
+            await self.read()
+        return [self._responses.pop(each) for each in ids]
+
+    async def read(self) -> None:
+        """The next frames."""
+        bodies = await self._ours.receive()
+        assert bodies, "the pipe was closed"
+        self.frames += len(bodies)
+        for body in bodies:
+            for response in decode_responses(body):
+                self.take(response)
+
+    def take(self, response: Response) -> None:
+        if response.request_id == PUSH_ID:
+            self.pushes.append(response.reply)
+        else:
+            assert response.request_id not in self._responses
+            self._responses[response.request_id] = response.reply
+
+    async def ask(self, *commands: Command) -> list[Reply]:
+        return await self.replies(self.mail(*commands))
+
+    async def next_push(self) -> Reply:
+        while not self.pushes:
+            await self.read()
+        return self.pushes.pop(0)
+
+    def hang_up(self) -> None:
+        self._ours.close()
+
+    def close(self) -> None:
+        self._ours.close()
+        self.pipe.close()
+
+
+class Partition:
+    """An actor on a fake disk, with fronts."""
+
+    def __init__(self, disk: Journal, sleep_ms_max: int = 5_000) -> None:
+        self.disk = disk
+        disk.make_directory(DIRECTORY)
+        self.state = PartitionState(Policy(retention_ms=60_000))
+        self.log = recover(disk, DIRECTORY, IDENTITY, self.state, SIZES).log
+        self.clock = TrioClock()
+        self.actor = Actor(
+            self.state, self.log, self.clock, sleep_ms_max=sleep_ms_max, partition=3, partitions=8
+        )
+        self.send, self.receive = trio.open_memory_channel[Mail](64)
+        self.fronts: list[Front] = []
+        disk.lines.clear()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        with trio.fail_after(300):
+            async with trio.open_nursery() as pipes:
+                for front in self.fronts:
+                    pipes.start_soon(front.pipe.run)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.actor.run, self.receive)
+                    yield
+                    self.send.close()
+                pipes.cancel_scope.cancel()
+
+
+@pytest.fixture
+def disk():
+    return Journal()
+
+
+@pytest.fixture
+async def partition(disk):
+    made = Partition(disk)
+    yield made
+    for front in made.fronts:
+        front.close()
+
+
+@pytest.fixture
+async def front(partition):
+    return Front(partition)
+
+
+# Commit, then reply -------------------------------------------------------------------------
+
+
+async def test_all_that_waits_is_one_commit_and_is_answered_only_after_it(
+    autojump_clock, partition, front
+):
+    other = Front(partition)
+    mails = [front.mail(enqueue(1), enqueue(2)), front.mail(Lease(1_000))]
+    others = other.mail(enqueue(3))
+    async with partition.running():
+        first, second = await front.replies(mails[0]), await front.replies(mails[1])
+        third = await other.replies(others)
+    assert first == [Enqueued(job_id(1)), Enqueued(job_id(2))]
+    assert second == [Leased(job_id(1), b"payload", START_MS + 1_000, 1, 1, 3, START_MS)]
+    assert third == [Enqueued(job_id(3))]
+    assert partition.disk.lines == ["write", "sync", "send", "send", "send"]
+    assert partition.log.next_lsn == 2
+
+
+async def test_reads_and_refusals_cost_no_commit(autojump_clock, partition, front):
+    async with partition.running():
+        assert await front.ask(Get(job_id(1)), Lease(5), Ack(job_id(1), None, None)) == [
+            JobNotFound(job_id(1)),
+            NothingReady(),
+            JobNotFound(job_id(1)),
+        ]
+    assert partition.disk.lines == ["send"]
+
+
+@pytest.mark.parametrize("kind", ["write", "sync"])
+async def test_a_failed_commit_ends_the_actor_without_a_reply(
+    autojump_clock, partition, front, kind
+):
+    partition.disk.faults = Faults(fail_at=0, fail_kinds=(kind,))
+    front.mail(enqueue(1), Get(job_id(1)))
+    with pytest.raises(OSError, match="Input/output"):
+        await partition.actor.run(partition.receive)
+    assert "send" not in partition.disk.lines
+
+
+async def test_what_was_answered_survives_a_power_cut(autojump_clock, partition, front):
+    async with partition.running():
+        await front.ask(*(enqueue(index, b"%d" % index) for index in range(50)))
+        await front.ask(Lease(60_000), Ack(job_id(0), 1, b"result"))
+        crashed = partition.disk.crash(LOST)
+    state = PartitionState()
+    recover(crashed, DIRECTORY, IDENTITY, state, SIZES)
+    assert (len(state), state.ready) == (50, 49)
+
+
+async def test_a_batch_has_a_bound(autojump_clock, partition, front):
+    each = BATCH_REQUESTS_MAX // 2
+    mails = [
+        front.mail(*(enqueue(mail * each + index) for index in range(each))) for mail in range(5)
+    ]
+    async with partition.running():
+        for mail in mails:
+            assert len(await front.replies(mail)) == each
+    commits = [kind for kind in partition.disk.lines if kind in ("sync", "send")]
+    assert commits == ["sync", *["send"] * 2, "sync", *["send"] * 2, "sync", "send"]
+
+
+async def test_text_has_a_bound_too(autojump_clock, partition, front, monkeypatch):
+    monkeypatch.setattr(module, "BATCH_BYTES_MAX", 1_000)
+    mails = [front.mail(enqueue(index, bytes(600))) for index in range(4)]
+    async with partition.running():
+        for mail in mails:
+            await front.replies(mail)
+    assert partition.log.next_lsn == 3
+
+
+async def test_what_waits_when_the_mailbox_ends_is_answered(autojump_clock, partition, front):
+    ids = front.mail(enqueue(1))
+    partition.send.close()
+    with trio.fail_after(5):
+        await partition.actor.run(partition.receive)
+        assert await front.replies(ids) == [Enqueued(job_id(1))]
+
+
+async def test_replies_to_a_front_that_is_gone_go_nowhere(autojump_clock, partition, front):
+    gone = Front(partition)
+    partition.actor.greet(gone.pipe)
+    gone.mail(enqueue(1))
+    gone.hang_up()
+    async with partition.running():
+        (view,) = await front.ask(Get(job_id(1)))
+        assert isinstance(view, JobView)
+        partition.actor.forget(gone.pipe)
+        gone.pipe.close()
+        await front.ask(Lease(1_000))
+
+
+# Texts --------------------------------------------------------------------------------------
+
+
+async def test_texts_come_back_byte_for_byte(autojump_clock, partition, front):
+    payload, result, error = ("ä\0€😀'\"" * 100).encode(), b"\0", "fehlgeschlagen €".encode()
+    async with partition.running():
+        await front.ask(enqueue(1, payload), enqueue(2, b"x"))
+        leased, other = await front.ask(Lease(60_000), Lease(60_000))
+        assert isinstance(leased, Leased)
+        assert isinstance(other, Leased)
+        assert leased.payload == payload
+        await front.ask(Ack(job_id(1), 1, result), Fail(job_id(2), 2, error))
+        first, second = await front.ask(Get(job_id(1)), Get(job_id(2)))
+    assert first == JobView(job_id(1), "ACKED", 1, 3, START_MS, None, result, None, "owner")
+    assert isinstance(second, JobView)
+    assert (second.state, second.result, second.result_error) == ("RETRY", None, error)
+
+
+async def test_a_text_is_there_for_a_read_in_the_same_batch(autojump_clock, partition, front):
+    async with partition.running():
+        replies = await front.ask(
+            enqueue(1, b"p"), Lease(60_000), Ack(job_id(1), 1, b"r"), Get(job_id(1))
+        )
+    assert [type(reply) for reply in replies] == [Enqueued, Leased, Settled, JobView]
+    assert isinstance(replies[3], JobView)
+    assert replies[3].result == b"r"
+    assert partition.log.next_lsn == 2
+
+
+async def test_an_empty_payload_comes_back_empty(autojump_clock, partition, front):
+    async with partition.running():
+        _, leased = await front.ask(enqueue(1, b""), Lease(1_000))
+    assert isinstance(leased, Leased)
+    assert leased.payload == b""
+
+
+@pytest.mark.parametrize("text", [None, b"", b"r"])
+async def test_the_same_ack_again_is_settled_and_another_is_refused(
+    autojump_clock, partition, front, text
+):
+    async with partition.running():
+        await front.ask(enqueue(1), Lease(60_000))
+        acks = Ack(job_id(1), 1, text), Ack(job_id(1), 1, text), Ack(job_id(1), 1, b"other")
+        assert await front.ask(*acks) == [
+            Settled(job_id(1)),
+            Settled(job_id(1)),
+            LeaseLost(job_id(1)),
+        ]
+
+
+async def test_a_damaged_text_is_reported_and_costs_nobody_else(
+    autojump_clock, partition, front, caplog
+):
+    async with partition.running():
+        await front.ask(enqueue(1, b"to be damaged"), enqueue(2, b"healthy"))
+        inode = partition.disk._inode(DIRECTORY / segment_name(1))
+        inode.seen[inode.seen.index(b"to be damaged")] ^= 1
+        bad, good = await front.ask(Lease(60_000), Lease(60_000))
+    assert bad == Unreadable(job_id(1))
+    assert isinstance(good, Leased)
+    assert good.payload == b"healthy"
+    assert job_id(1).hex() in caplog.text
+
+
+async def test_long_replies_are_spread_over_frames(autojump_clock, partition, front):
+    text = bytes(TEXT_BYTES_MAX // 2)
+    async with partition.running():
+        await front.ask(*(enqueue(index, text) for index in range(6)))
+        before = front.frames
+        leased = await front.ask(*[Lease(60_000)] * 6)
+    assert [len(each.payload) for each in leased if isinstance(each, Leased)] == [len(text)] * 6
+    assert front.frames - before == 6 * len(text) // FRAME_BYTES_SOFT
+
+
+# Hints --------------------------------------------------------------------------------------
+
+
+async def test_a_front_is_greeted_with_who_we_are_and_whether_there_is_work(
+    autojump_clock, partition, front
+):
+    partition.actor.greet(front.pipe)
+    assert await front.next_push() == Hello(3, 8)
+    assert await front.next_push() == Hint(ready=False)
+
+
+async def test_a_partition_that_recovered_ready_jobs_says_so(
+    autojump_clock, partition, front, disk
+):
+    async with partition.running():
+        await front.ask(enqueue(1))
+    again = Partition(Journal())
+    again.state.evolve(PartitionState().apply(enqueue(1), START_MS, 5).events[0])
+    actor = Actor(again.state, again.log, again.clock, sleep_ms_max=1, partition=0, partitions=1)
+    actor.greet(front.pipe)
+    assert [await front.next_push(), await front.next_push()] == [Hello(0, 1), Hint(ready=True)]
+
+
+async def test_hints_go_to_every_front_when_readiness_changes_and_only_then(
+    autojump_clock, partition, front
+):
+    other = Front(partition)
+    for each in (front, other):
+        partition.actor.greet(each.pipe)
+    async with partition.running():
+        await front.ask(enqueue(1))
+        await front.ask(enqueue(2))
+        await front.ask(Lease(60_000))
+        await front.ask(Lease(60_000))
+        for each in (front, other):
+            pushes = [await each.next_push() for _ in range(4)]
+            assert pushes == [Hello(3, 8), Hint(ready=False), Hint(ready=True), Hint(ready=False)]
+        partition.actor.forget(other.pipe)
+        await front.ask(enqueue(3))
+        assert await front.next_push() == Hint(ready=True)
+    assert other.pushes == []
+
+
+async def test_a_hint_is_sent_after_the_commit_that_made_it_true(autojump_clock, partition, front):
+    partition.actor.greet(front.pipe)
+    partition.disk.lines.clear()
+    async with partition.running():
+        await front.ask(enqueue(1))
+        assert await front.next_push() == Hello(3, 8)
+    assert partition.disk.lines == ["write", "sync", "send", "send"]
+
+
+async def test_hints_to_a_front_that_reads_nothing_do_not_pile_up(autojump_clock, partition, front):
+    stuck = Front(partition)
+    partition.actor.greet(stuck.pipe)
+    stuck.pipe.send(bytes(2 * BACKLOG_BYTES_HIGH + (4 << 20)))
+    async with partition.running():
+        await front.ask(enqueue(1))
+    assert stuck.pipe.backlog_bytes == 0
+
+
+# Time ---------------------------------------------------------------------------------------
+
+
+async def test_an_expired_lease_is_noticed_at_its_deadline_without_a_request(
+    autojump_clock, partition, front
+):
+    partition.actor.greet(front.pipe)
+    async with partition.running():
+        await front.ask(enqueue(1), Lease(1_234))
+        front.pushes.clear()
+        assert await front.next_push() == Hint(ready=True)
+        assert partition.clock.now_ms() == START_MS + 1_234
+        (view,) = await front.ask(Get(job_id(1)))
+    assert isinstance(view, JobView)
+    assert (view.state, view.result_error) == ("RETRY", b"lease expired")
+
+
+async def test_a_job_is_leasable_the_moment_its_backoff_is_over(autojump_clock, partition, front):
+    partition.actor.greet(front.pipe)
+    async with partition.running():
+        await front.ask(enqueue(1), Lease(600), Fail(job_id(1), 1, b"e"))
+        front.pushes.clear()
+        delay_ms = Policy().backoff.delay_ms(job_id(1), 1)
+        assert await front.next_push() == Hint(ready=True)
+        assert partition.clock.now_ms() == START_MS + delay_ms
+        (leased,) = await front.ask(Lease(600))
+        assert isinstance(leased, Leased)
+        assert leased.attempt == 2
+
+
+async def test_finished_jobs_are_forgotten_without_a_request(autojump_clock, partition, front):
+    async with partition.running():
+        await front.ask(enqueue(1), Lease(600), Ack(job_id(1), 1, None))
+        await trio.sleep(70)
+        assert len(partition.state) == 0
+    assert len(partition.state) == 0
+
+
+async def test_it_sleeps_while_there_is_nothing_to_do(autojump_clock, partition, front):
+    async with partition.running():
+        await front.ask(enqueue(1))
+        before = partition.clock.readings
+        await trio.sleep(100)
+        assert partition.clock.readings - before < 100
+
+
+# Disk full ----------------------------------------------------------------------------------
+
+
+def fill_up(partition: Partition) -> None:
+    """From now on there is no space for more zeros."""
+    partition.disk.space_bytes = partition.disk.used_bytes()
+
+
+def use_up_the_reserve(partition: Partition) -> None:
+    """Make the log believe that no zeros are left ahead of it."""
+    fill_up(partition)
+    partition.log._tail.zeros_end_bytes = partition.log._tail.offset_bytes
+
+
+BIG = enqueue(1_000, bytes(TEXT_BYTES_MAX))
+
+
+async def test_a_full_disk_refuses_new_jobs_and_goes_on_with_the_rest(
+    autojump_clock, partition, front, caplog
+):
+    caplog.set_level(logging.INFO)
+    async with partition.running():
+        await front.ask(enqueue(1), enqueue(2))
+        fill_up(partition)
+        assert await front.ask(BIG, Lease(60_000), enqueue(3)) == [
+            StorageFull(),
+            Leased(job_id(1), b"payload", START_MS + 60_000, 1, 1, 3, START_MS),
+            StorageFull(),
+        ]
+        assert await front.ask(BIG, Ack(job_id(1), 1, b"r"), Get(job_id(3))) == [
+            StorageFull(),
+            Settled(job_id(1)),
+            JobNotFound(job_id(3)),
+        ]
+        partition.disk.space_bytes = None
+        assert await front.ask(BIG) == [Enqueued(BIG.job_id)]
+        crashed = partition.disk.crash(LOST)
+    words = [record.message for record in caplog.records]
+    assert [word for word in words if "disk" in word] == [
+        "disk full: new jobs are refused until there is room again",
+        "disk has room again: new jobs are taken",
+    ]
+    state = PartitionState()
+    recover(crashed, DIRECTORY, IDENTITY, state, SIZES)
+    assert len(state) == 3
+
+
+async def test_hundreds_of_acks_fit_the_reserve(autojump_clock, partition, front):
+    async with partition.running():
+        await front.ask(*(enqueue(index) for index in range(400)))
+        tokens = await front.ask(*[Lease(60_000)] * 400)
+        fill_up(partition)
+        assert await front.ask(BIG) == [StorageFull()]
+        for index, lease in enumerate(tokens):
+            assert isinstance(lease, Leased)
+            assert await front.ask(Ack(lease.job_id, lease.lease_token, b"r")) == [
+                Settled(job_id(index))
+            ]
+
+
+async def test_without_even_the_reserve_only_reads_are_answered(autojump_clock, partition, front):
+    async with partition.running():
+        await front.ask(enqueue(1), Lease(60_000))
+        use_up_the_reserve(partition)
+        before = len(partition.disk.operations)
+        ack, lease, submit, view = await front.ask(
+            Ack(job_id(1), 1, b"r"), Lease(5), enqueue(2), Get(job_id(1))
+        )
+        assert [ack, lease, submit] == [StorageFull()] * 3
+        assert isinstance(view, JobView)
+        assert view.state == "RUNNING"
+        assert "sync" not in [each.kind for each in partition.disk.operations[before:]]
+        partition.disk.space_bytes = None
+        assert await front.ask(Ack(job_id(1), 1, b"r")) == [Settled(job_id(1))]
+
+
+async def test_a_deadline_that_there_is_no_room_for_is_awaited_and_not_spun_on(
+    autojump_clock, partition, front
+):
+    partition.actor.greet(front.pipe)
+    async with partition.running():
+        await front.ask(enqueue(1), Lease(1_000))
+        front.pushes.clear()
+        use_up_the_reserve(partition)
+        partition.clock.readings_max = partition.clock.readings + 200
+        await trio.sleep(20)
+        assert front.pushes == []
+        partition.disk.space_bytes = None
+        # It heals within seconds, without a request.
+        with trio.fail_after(5):
+            assert await front.next_push() == Hint(ready=True)
+
+
+async def test_a_log_that_cannot_make_zeros_for_another_reason_ends_the_actor(
+    autojump_clock, partition, front
+):
+    front.mail(BIG, Get(job_id(1)))
+    partition.disk.faults = Faults(fail_at=0, fail_kinds=("write",), error=errno.EIO)
+    with pytest.raises(OSError, match="Input/output"):
+        await partition.actor.run(partition.receive)
+    assert "send" not in partition.disk.lines
+
+
+# Stuck fronts -------------------------------------------------------------------------------
+
+
+async def test_a_front_that_takes_no_replies_is_cut_off_and_the_others_go_on(
+    autojump_clock, partition, front
+):
+    stuck = Front(partition)
+    started = trio.current_time()
+    async with partition.running():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stuck.pipe.receive)
+            await front.ask(*(enqueue(index, bytes(TEXT_BYTES_MAX)) for index in range(14)))
+            stuck.mail(*[Lease(600_000)] * 14)
+            assert await front.ask(Get(job_id(99))) == [JobNotFound(job_id(99))]
+            assert 4 <= trio.current_time() - started <= 8
+            # Cut off: whoever waits for its requests learns it, and nothing is kept for it.
+        assert stuck.pipe.backlog_bytes == 0
+        assert await front.ask(enqueue(50)) == [Enqueued(job_id(50))]
+
+
+async def test_a_front_that_is_slow_but_reads_is_waited_for(autojump_clock, partition, front):
+    async with partition.running():
+        await front.ask(*(enqueue(index, bytes(TEXT_BYTES_MAX)) for index in range(14)))
+        ids = front.mail(*[Lease(600_000)] * 14)
+        await trio.sleep(3)
+        assert all(isinstance(reply, Leased) for reply in await front.replies(ids))
