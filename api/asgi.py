@@ -177,7 +177,8 @@ class Exchange:
                     "body": body,
                     "more_body": not self._body_delivered,
                 }
-        if not self._complete:
+        if not self._complete or self._sending:
+            # Also while the end is being sent: Quart cancels that when it hears of a disconnect.
             await self._gone.wait()
         return {"type": "http.disconnect"}
 
@@ -237,12 +238,11 @@ class Exchange:
             return  # nothing to send yet, and the length may become known
         data = b"" if self.started else self._head_bytes(len(body), more)
         data += self._framed(body, more)
+        if not more and self._left:
+            raise AppBroke(f"{self._left} bytes of the answer are missing")
+        # Before the send: when it returns, the app may be cancelled at once.
         self.started = True
-        if not more:
-            # Before the send: when it returns, the app may be cancelled at once.
-            if self._left:
-                raise AppBroke(f"{self._left} bytes of the answer are missing")
-            self._complete = True
+        self._complete = not more
         await self._write(data)
 
     async def _write(self, data: bytes) -> None:

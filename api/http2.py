@@ -15,10 +15,14 @@ HTTP/2 in clear does not exist here: the HTTP/1.1 door answers its preface with 
 """
 
 import logging
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, cast
 
 import h2.events
+import h2.exceptions
 import trio
+from h2.errors import ErrorCodes
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
@@ -43,6 +47,9 @@ _RESETS_FREE: Final = 100
 _RESETS_SHARE: Final = 0.5
 """Of all streams, beyond those: more is a rapid reset attack (CVE-2023-44487)."""
 _MIB: Final = 1 << 20
+_PIECE_BYTES: Final = 16 << 10
+"""An answer is handed on in pieces of this size, so that a reader that moves shows."""
+_CUT: Final = "cut the connection"
 
 TlsStream = trio.SSLStream[trio.SocketStream]
 
@@ -71,9 +78,8 @@ class Http2:
 
     async def drain(self) -> None:
         """No new streams; connections close when theirs are answered."""
-        await self._context.terminated.set()
-        for connection in self._connections:
-            connection.drain()
+        for connection in list(self._connections):
+            await connection.drain()
 
 
 def _config(limits: DoorLimits) -> Config:
@@ -96,7 +102,6 @@ class _Connection:
         self._door = door
         self._scope = trio.CancelScope()
         self._sending = trio.Lock()
-        self._idle = True
         self._protocol: _Protocol
 
     async def run(
@@ -111,10 +116,11 @@ class _Connection:
         try:
             with self._scope:
                 async with TaskGroup() as tasks:
+                    state = ConnectionState({_CUT: self._scope.cancel})
                     self._protocol = _Protocol(
-                        app, config, context, tasks, ConnectionState({}), True, client, server,
-                        self._on_event,
-                    )  # fmt: skip
+                        app, config, context, tasks, state, True, client, server, self._on_event
+                    )
+                    self._protocol.draining = self._door.draining
                     await self._protocol.initiate()
                     await self._read()
                     self._scope.cancel()
@@ -129,31 +135,30 @@ class _Connection:
         finally:
             await trio.aclose_forcefully(self._stream.transport_stream)
 
-    def drain(self) -> None:
-        """Close as soon as nothing is being answered."""
-        if self._idle:
-            self._scope.cancel()
+    async def drain(self) -> None:
+        """Refuse new streams, and close as soon as nothing is being answered."""
+        self._protocol.draining = True
+        await self._protocol.close_if_drained()
 
     def _report(self, error: BaseException) -> None:
         # Many kinds of broken or hostile input end up as exceptions of Hypercorn or h2.
         log.warning("an HTTP/2 connection failed and was closed", exc_info=error)
 
     async def _read(self) -> None:
-        idle_s = self._door.limits.idle_timeout_ms / 1000
+        """Feed the protocol until the client leaves, breaks it, or is idle for too long."""
         while not self._protocol.closed:
-            with trio.move_on_after(idle_s):
+            data: bytes | None = None
+            with trio.move_on_after(self._door.limits.idle_timeout_ms / 1000):
                 try:
                     data = bytes(await self._stream.receive_some(_RECEIVE_BYTES))
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     return
-                if not data:
-                    return
+            if data:
                 await self._protocol.handle(RawData(data))
                 if self._protocol.resets_too_often:
                     log.warning("an HTTP/2 client resets its streams too often: closed")
                     return
-                continue
-            if self._idle:
+            elif data is not None or self._protocol.idle:
                 return
 
     async def _on_event(self, event: Event) -> None:
@@ -162,9 +167,7 @@ class _Connection:
             case RawData():
                 await self._send(event.data)
             case Updated():
-                self._idle = event.idle
-                if event.idle and self._door.draining:
-                    self._scope.cancel()
+                await self._protocol.close_if_drained()
             case Closed():
                 self._scope.cancel()
 
@@ -179,8 +182,20 @@ class _Connection:
 
 
 class _Protocol(H2Protocol):
-    """Hypercorn's, with an eye on rapid resets."""
+    """Hypercorn's, with some things changed; each was seen to go wrong in 0.18.
 
+    * Rapid resets are counted.
+    * A client that keeps its window shut holds back the app: Hypercorn buffers without end.
+    * What waits to be sent on a stream that the client reset is forgotten: it was kept as long
+      as the connection.
+    * Body that comes after the answer is passed over: it was a ``KeyError`` that ended all
+      streams of the connection.
+    * A draining connection is closed when the last byte was sent: Hypercorn says GOAWAY before
+      that, and the end of the answer is lost. So its own way to drain
+      (``WorkerContext.terminated``) is not used.
+    """
+
+    draining = False
     opened = 0
     resets = 0
 
@@ -190,10 +205,67 @@ class _Protocol(H2Protocol):
         return self.resets > _RESETS_FREE and self.resets > _RESETS_SHARE * self.opened
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
+        # One by one: while one is handled, its stream may be answered and closed.
         for event in events:
-            self.opened += isinstance(event, h2.events.RequestReceived)
-            self.resets += isinstance(event, h2.events.StreamReset)
-        await super()._handle_events(events)
+            match event:
+                case h2.events.RequestReceived(stream_id=int(stream_id)) if self.draining:
+                    self.connection.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
+                case h2.events.DataReceived(stream_id=int(stream_id)) if (
+                    stream_id not in self.streams
+                ):
+                    self._pass_over(event)
+                case h2.events.RequestReceived():
+                    self.opened += 1
+                    await super()._handle_events([event])
+                case h2.events.StreamReset(stream_id=int(stream_id)):
+                    self.resets += 1
+                    await super()._handle_events([event])
+                    await self._forget(stream_id)
+                case _:
+                    await super()._handle_events([event])
+        await self._flush()
+
+    def _pass_over(self, event: h2.events.DataReceived) -> None:
+        """Body of a request that was answered without it."""
+        assert event.stream_id is not None
+        self.connection.acknowledge_received_data(
+            event.flow_controlled_length or 0, event.stream_id
+        )
+        if event.stream_id not in self.stream_buffers:
+            # RFC 9113 8.1: the answer is whole, the rest of the body need not be sent.
+            with suppress(h2.exceptions.ProtocolError):
+                self.connection.reset_stream(event.stream_id, ErrorCodes.NO_ERROR)
+
+    async def _forget(self, stream_id: int) -> None:
+        buffer = self.stream_buffers.get(stream_id)
+        if buffer is not None:
+            await buffer.close()
+            # The sending task finds it closed, and removes it.
+            self.priority.unblock(stream_id)
+            await self.has_data.set()
+
+    async def _send_data(self, stream_id: int) -> None:
+        if self._window_is_shut(stream_id):
+            self.priority.block(stream_id)  # until the client opens it
+            return
+        await super()._send_data(stream_id)
+        await self.close_if_drained()
+
+    def _window_is_shut(self, stream_id: int) -> bool:
+        buffer = self.stream_buffers.get(stream_id)
+        if buffer is None or not buffer.buffer:
+            return False
+        try:
+            return self.connection.local_flow_control_window(stream_id) <= 0
+        except h2.exceptions.ProtocolError:
+            return False  # the stream is closed: the caller cleans up
+
+    async def close_if_drained(self) -> None:
+        """When draining: the end, once every answer was sent to its end."""
+        if self.draining and not self.streams and not self.stream_buffers:
+            self.connection.close_connection()
+            await self._flush()
+            await self.send(Closed())
 
 
 class _Rules:
@@ -208,11 +280,12 @@ class _Rules:
             # An extended CONNECT: there is no WebSocket here.
             await send({"type": "websocket.close", "code": 1000})
             return
+        cut: Callable[[], None] = scope["state"].pop(_CUT)
         problem = _refusal(scope, self._door.limits)
         if problem is not None:
             await _answer(problem, send)
             return
-        await _Bounded(self._door, receive, send).run(self._door.app, scope)
+        await _Bounded(self._door, receive, send, cut).run(self._door.app, scope)
 
 
 def _refusal(scope: dict[str, Any], limits: DoorLimits) -> Problem | None:
@@ -246,7 +319,8 @@ async def _answer(problem: Problem, send: Send) -> None:
 class _Bounded:
     """One request whose body is counted and timed on its way to the app."""
 
-    def __init__(self, door: Door, receive: Receive, send: Send) -> None:
+    def __init__(self, door: Door, receive: Receive, send: Send, cut: Callable[[], None]) -> None:
+        self._cut = cut
         self._door = door
         self._receive_below = receive
         self._send_below = send
@@ -301,4 +375,20 @@ class _Bounded:
 
     async def _send(self, message: Message) -> None:
         self._started = True
-        await self._send_below(message)
+        body = message.get("body", b"")
+        if len(body) <= _PIECE_BYTES:
+            await self._send_piece(message)
+            return
+        for start in range(0, len(body), _PIECE_BYTES):
+            piece = body[start : start + _PIECE_BYTES]
+            last = start + _PIECE_BYTES >= len(body)
+            more = not last or message.get("more_body", False)
+            await self._send_piece({**message, "body": piece, "more_body": more})
+
+    async def _send_piece(self, message: Message) -> None:
+        with trio.move_on_after(self._door.limits.write_timeout_ms / 1000) as patience:
+            await self._send_below(message)
+        if patience.cancelled_caught:
+            # Its window stays shut: the client does not read.
+            self._cut()
+            await trio.sleep_forever()
