@@ -11,9 +11,20 @@ A reply leaves the partition only when the events behind it are durable.
 Texts (payload, result, error) are UTF-8 bytes that nobody here looks into.
 """
 
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
+
+from partitions.limits import ATTEMPTS_MAX, TEXT_BYTES_MAX
+from partitions.slots import JOB_ID_BYTES
+
+# What a command may hold, checked as it is decoded: a front is input from outside too, and
+# nothing that it sends may raise further in.
+_JobId = Annotated[bytes, msgspec.Meta(min_length=JOB_ID_BYTES, max_length=JOB_ID_BYTES)]
+_Text = Annotated[bytes, msgspec.Meta(max_length=TEXT_BYTES_MAX)]
+_Attempts = Annotated[int, msgspec.Meta(ge=0, le=ATTEMPTS_MAX)]
+# Added to a time it must still fit the 64 bits of an event.
+_DurationMs = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 
 class _Message(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -30,38 +41,38 @@ class _Message(msgspec.Struct, frozen=True, gc=False, array_like=True):
 class Enqueue(_Message, frozen=True, tag=1):
     """Store a new job. The front minted ``job_id``, whose slot belongs to this partition."""
 
-    job_id: bytes  # the 16 bytes of the UUID
-    payload: bytes
-    max_retries: int  # attempts in all; 0 and 1 both mean one
+    job_id: _JobId  # the 16 bytes of the UUID
+    payload: _Text
+    max_retries: _Attempts  # attempts in all; 0 and 1 both mean one
     owner: str  # owner_id of the key that submitted it
 
 
 class Lease(_Message, frozen=True, tag=2):
     """Give me the next ready job, for ``duration_ms``."""
 
-    duration_ms: int
+    duration_ms: _DurationMs
 
 
 class Ack(_Message, frozen=True, tag=3):
     """The attempt held under ``lease_token`` is done (``None``: whichever is running)."""
 
-    job_id: bytes
+    job_id: _JobId
     lease_token: int | None
-    result: bytes | None
+    result: _Text | None
 
 
 class Fail(_Message, frozen=True, tag=4):
     """The attempt held under ``lease_token`` failed (``None``: whichever is running)."""
 
-    job_id: bytes
+    job_id: _JobId
     lease_token: int | None
-    error: bytes
+    error: _Text
 
 
 class Get(_Message, frozen=True, tag=5):
     """Tell me about a job."""
 
-    job_id: bytes
+    job_id: _JobId
 
 
 class Tick(_Message, frozen=True, tag=6):

@@ -1,0 +1,297 @@
+"""Every codec: there and back, and on bytes that nobody encoded only the declared errors."""
+
+import contextlib
+import tracemalloc
+from collections.abc import Callable
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitions import events, messages
+from partitions.errors import PipeError
+from partitions.framing import Deframer, frame
+from partitions.limits import ATTEMPTS_MAX, FRAME_BYTES_MAX, TEXT_BYTES_MAX
+from partitions.messages import Request, Response
+from partitions.record import (
+    RECORD_MAGIC,
+    SEGMENT_HEADER_BYTES,
+    End,
+    LogEnd,
+    Record,
+    SegmentHeader,
+    decode_segment_header,
+    encode_blob,
+    encode_record,
+    encode_segment_header,
+    read_record,
+    scan,
+)
+
+ALLOCATION_BYTES_MAX = 1 << 20
+"""For some dozen bytes of input; a length that they claim must not be believed."""
+
+ids = st.binary(min_size=16, max_size=16)
+numbers = st.integers(0, 2**63 - 1)
+texts = st.binary(max_size=100)
+owners = st.text(max_size=20)
+
+commands = st.one_of(
+    st.builds(messages.Enqueue, ids, texts, st.integers(0, ATTEMPTS_MAX), owners),
+    st.builds(messages.Lease, st.integers(0, 1 << 53)),
+    st.builds(messages.Ack, ids, st.none() | numbers, st.none() | texts),
+    st.builds(messages.Fail, ids, st.none() | numbers, texts),
+    st.builds(messages.Get, ids),
+    st.just(messages.Tick()),
+)
+replies = st.one_of(
+    st.builds(messages.Leased, ids, texts, numbers, numbers, numbers, numbers, numbers),
+    st.builds(
+        messages.JobView,
+        ids,
+        st.sampled_from(["READY", "DEAD"]),
+        numbers,
+        numbers,
+        numbers,
+        st.none() | numbers,
+        st.none() | texts,
+        st.none() | texts,
+        owners,
+    ),
+    st.builds(messages.NotRunning, ids, owners),
+    st.builds(messages.Hello, numbers, numbers),
+    st.builds(messages.Hint, st.booleans()),
+    st.sampled_from([messages.NothingReady(), messages.StorageFull()]),
+    *(
+        st.builds(kind, ids)
+        for kind in (
+            messages.Enqueued,
+            messages.Settled,
+            messages.LeaseLost,
+            messages.JobNotFound,
+            messages.Unreadable,
+            messages.AlreadyExists,
+            messages.WrongPartition,
+        )
+    ),
+)
+facts = st.one_of(
+    st.builds(events.JobEnqueued, ids, numbers, numbers, numbers, owners),
+    st.builds(events.JobLeased, ids, numbers, numbers),
+    st.builds(events.JobAcked, ids, numbers, numbers),
+    st.builds(events.JobFailed, ids, numbers, numbers, numbers),
+    st.builds(events.LeaseExpired, ids, numbers, st.booleans()),
+    st.builds(events.BackoffOver, ids),
+    st.builds(events.JobForgotten, ids),
+)
+
+
+def bombs() -> list[bytes]:
+    """Heads of msgpack values that claim to be very large, and deep nesting."""
+    huge = b"\xff\xff\xff\xff"
+    heads = [b"\xdd" + huge, b"\xdf" + huge, b"\xc6" + huge, b"\xdb" + huge, b"\xc9" + huge]
+    inside = [b"\x91\x92\x01" + head for head in heads]
+    fields = [b"\x91\x92\x01\x95\x01" + head for head in heads]
+    return [*heads, *inside, *fields, b"\x91" * 5_000, b"\xdd\x00\xff\xff\xff" * 500]
+
+
+def allocated_bytes(call: Callable[[], object]) -> int:
+    """The most memory that was in use at once while ``call`` ran."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+# Messages and events ------------------------------------------------------------------------
+
+
+@given(st.lists(st.builds(Request, numbers, commands), max_size=5))
+def test_requests_there_and_back(requests):
+    assert messages.decode_requests(messages.encode_requests(requests)) == requests
+
+
+@given(st.lists(st.builds(Response, numbers, replies), max_size=5))
+def test_responses_there_and_back(responses):
+    assert messages.decode_responses(messages.encode_responses(responses)) == responses
+
+
+@given(st.lists(facts, max_size=5))
+def test_events_there_and_back(some):
+    assert events.decode_events(events.encode_events(some)) == some
+
+
+DECODERS = {
+    "requests": messages.decode_requests,
+    "responses": messages.decode_responses,
+    "events": events.decode_events,
+}
+
+
+@pytest.mark.parametrize("decode", DECODERS.values(), ids=DECODERS.keys())
+@given(data=st.binary(max_size=60))
+def test_random_bytes_are_refused_as_such(decode, data):
+    with contextlib.suppress(msgspec.MsgspecError):
+        decode(data)
+
+
+@given(
+    st.lists(st.builds(Request, numbers, commands), min_size=1, max_size=3),
+    st.integers(0, 10_000),
+    st.integers(1, 255),
+)
+def test_a_damaged_request_is_another_request_or_refused(requests, place, mask):
+    data = bytearray(messages.encode_requests(requests))
+    data[place % len(data)] ^= mask
+    try:
+        found = messages.decode_requests(bytes(data))
+    except msgspec.MsgspecError:
+        return
+    # Whatever it is, it is within what the state takes.
+    for request in found:
+        command = request.command
+        if not isinstance(command, messages.Lease | messages.Tick):
+            assert len(command.job_id) == 16
+        if isinstance(command, messages.Lease):
+            assert 0 <= command.duration_ms <= 1 << 53
+
+
+@pytest.mark.parametrize("decode", DECODERS.values(), ids=DECODERS.keys())
+@pytest.mark.parametrize("data", bombs(), ids=lambda data: data[:9].hex())
+def test_a_length_that_is_claimed_is_not_believed(decode, data):
+    def attempt() -> None:
+        with pytest.raises(msgspec.MsgspecError):
+            decode(data)
+
+    assert allocated_bytes(attempt) < ALLOCATION_BYTES_MAX
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        messages.Get(b""),
+        messages.Get(bytes(15)),
+        messages.Get(bytes(17)),
+        messages.Ack(b"x", None, None),
+        messages.Fail(b"x", None, b""),
+        messages.Enqueue(b"x", b"p", 1, ""),
+        messages.Enqueue(bytes(16), b"p", -1, ""),
+        messages.Enqueue(bytes(16), b"p", ATTEMPTS_MAX + 1, ""),
+        messages.Enqueue(bytes(16), bytes(TEXT_BYTES_MAX + 1), 1, ""),
+        messages.Ack(bytes(16), None, bytes(TEXT_BYTES_MAX + 1)),
+        messages.Fail(bytes(16), None, bytes(TEXT_BYTES_MAX + 1)),
+        messages.Lease(-1),
+        messages.Lease(2**63),
+    ],
+    ids=lambda command: repr(command)[:60],
+)
+def test_a_command_that_no_front_may_send_is_refused_as_it_is_decoded(command):
+    with pytest.raises(msgspec.ValidationError):
+        messages.decode_requests(messages.encode_requests([Request(1, command)]))
+
+
+def test_the_largest_texts_are_taken():
+    text = bytes(TEXT_BYTES_MAX)
+    requests = [
+        Request(1, messages.Enqueue(bytes(16), text, 1, "")),
+        Request(2, messages.Ack(bytes(16), None, text)),
+    ]
+    assert messages.decode_requests(messages.encode_requests(requests)) == requests
+
+
+# Frames -------------------------------------------------------------------------------------
+
+
+@given(st.lists(texts, max_size=8), st.lists(st.integers(1, 50), max_size=30))
+def test_frames_there_and_back_however_they_are_cut(bodies, cuts):
+    stream = b"".join(map(frame, bodies))
+    deframer, found = Deframer(), []
+    for size in cuts:
+        found += deframer.feed(stream[:size])
+        stream = stream[size:]
+    assert found + deframer.feed(stream) == bodies
+
+
+@given(st.lists(st.binary(max_size=30), max_size=8))
+def test_random_bytes_are_frames_or_a_fault(parts):
+    deframer, fed, out = Deframer(), 0, 0
+    for part in parts:
+        fed += len(part)
+        try:
+            out += sum(4 + len(body) for body in deframer.feed(part))
+        except PipeError:
+            return
+        assert out <= fed
+
+
+def test_a_frame_takes_no_memory_before_its_bytes_arrive():
+    def attempt() -> None:
+        assert Deframer().feed(FRAME_BYTES_MAX.to_bytes(4, "big") + b"few") == []
+
+    assert allocated_bytes(attempt) < ALLOCATION_BYTES_MAX
+
+
+# Records ------------------------------------------------------------------------------------
+
+headers = st.builds(
+    SegmentHeader,
+    *[st.integers(0, 2**32 - 1)] * 3,
+    *[st.integers(1, 2**32)] * 2,
+    numbers,
+    *[st.integers(0, 2**32 - 1)] * 2,
+)
+
+
+@given(headers)
+def test_segment_headers_there_and_back(header):
+    assert decode_segment_header(encode_segment_header(header)) == header
+
+
+@given(headers, st.lists(st.tuples(st.lists(texts, max_size=3), texts), max_size=5))
+def test_records_there_and_back(header, batches):
+    data, crc = encode_segment_header(header), header.prev_crc
+    for index, (blobs, body) in enumerate(batches):
+        record, crc = encode_record(
+            lsn=header.first_lsn + index,
+            epoch=index,
+            written_ms=index,
+            prev_crc=crc,
+            nonce=header.nonce,
+            blobs=b"".join(map(encode_blob, blobs)),
+            events=body,
+        )
+        data += record
+    *records, end = scan(data + bytes(9), header)
+    assert [each.events for each in records if isinstance(each, Record)] == [
+        body for _, body in batches
+    ]
+    assert isinstance(end, LogEnd)
+    assert (end.kind, end.offset_bytes) == (End.CLEAN, len(data))
+
+
+@given(headers, st.lists(st.one_of(st.binary(max_size=60), st.just(RECORD_MAGIC)), max_size=6))
+def test_random_bytes_are_no_records(header, parts):
+    data = encode_segment_header(header) + b"".join(parts)
+    *records, end = scan(data, header)
+    assert records == []
+    assert isinstance(end, LogEnd)
+    assert end.offset_bytes == SEGMENT_HEADER_BYTES
+    rest = data[SEGMENT_HEADER_BYTES:]
+    assert end.kind is (End.TORN if rest.strip(b"\0") else End.CLEAN)
+
+
+@given(st.binary(max_size=100))
+def test_random_bytes_are_no_segment(data):
+    assert isinstance(decode_segment_header(data), str)
+
+
+def test_a_record_takes_no_memory_for_what_it_claims():
+    data = RECORD_MAGIC + bytes(28) + (60 << 20).to_bytes(4, "little") + bytes(4)
+
+    def attempt() -> None:
+        assert isinstance(read_record(data, 0, 0), str)
+
+    assert allocated_bytes(attempt) < ALLOCATION_BYTES_MAX
