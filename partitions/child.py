@@ -26,6 +26,8 @@ def read_settings(kind: type[Settings]) -> Settings:
         msgspec.MsgspecError: the line is not the JSON of ``kind``.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Until ``told_to_stop`` listens nothing is held, so there is nothing to drain.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     line = bytearray()
     # Byte by byte, unbuffered: nothing behind the line may be taken from the descriptor,
     # because its end is a signal. Done once, so the cost does not matter.
