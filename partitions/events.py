@@ -77,4 +77,16 @@ Event = JobEnqueued | JobLeased | JobAcked | JobFailed | LeaseExpired | BackoffO
 _decoder: Final = msgspec.msgpack.Decoder(list[Event])
 
 encode_events: Final = msgspec.msgpack.Encoder().encode
-decode_events: Final = _decoder.decode
+
+
+def decode_events(body: bytes) -> list[Event]:
+    """The events in a record.
+
+    Raises:
+        msgspec.MsgspecError: these bytes are no events.
+    """
+    try:
+        return _decoder.decode(body)
+    except (UnicodeDecodeError, RecursionError) as error:
+        # These two escape msgspec's own errors; see ``messages``.
+        raise msgspec.DecodeError(f"malformed events: {error}") from error

@@ -93,7 +93,11 @@ def bombs() -> list[bytes]:
     heads = [b"\xdd" + huge, b"\xdf" + huge, b"\xc6" + huge, b"\xdb" + huge, b"\xc9" + huge]
     inside = [b"\x91\x92\x01" + head for head in heads]
     fields = [b"\x91\x92\x01\x95\x01" + head for head in heads]
-    return [*heads, *inside, *fields, b"\x91" * 5_000, b"\xdd\x00\xff\xff\xff" * 500]
+    # Behind the fields that are known: skipped, but to any depth, and strings are not UTF-8.
+    deep = b"\x91\x92\x06\xc4\x10" + bytes(16)
+    deep = deep.replace(b"\x92", b"\x93", 1) + b"\x91" * 5_000
+    text = b"\x91\x96\x01\xc4\x10" + bytes(16) + b"\x01\x01\x01\xa1\xff"
+    return [*heads, *inside, *fields, b"\x91" * 5_000, deep, text]
 
 
 def allocated_bytes(call: Callable[[], object]) -> int:

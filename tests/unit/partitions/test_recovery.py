@@ -313,7 +313,17 @@ def test_any_byte_flipped_in_any_record_before_the_last_is_refused():
         assert refusal(other).offset_bytes <= place
 
 
-@pytest.mark.parametrize("events", [b"", b"\xc1", b"\x91\x92\x7f\x01", b"\x90\x90"])
+@pytest.mark.parametrize(
+    "events",
+    [
+        b"",
+        b"\xc1",
+        b"\x91\x92\x7f\x01",
+        b"\x90\x90",
+        b"\x91\x96\x01\xc4\x10" + bytes(16) + b"\x01\x01\x01\xa1\xff",
+    ],
+    ids=["nothing", "no msgpack", "unknown event", "two arrays", "owner is not UTF-8"],
+)
 def test_a_valid_record_whose_events_are_none_of_ours_is_refused(events):
     disk = FakeDisk()
     Driver(disk).close()
