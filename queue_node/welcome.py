@@ -107,7 +107,7 @@ def banner(url: str, seeded: Sequence[SeededKey], *, tls: bool) -> str:
     job_id = r"""$(printf %s "$LEASE" | sed 's/.*"job_id" *: *"\([^"]*\)".*/\1/')"""
     lines += [
         "",
-        "Try it with the development keys (shown this once, with the admin key, in the log):",
+        "Try it with the development keys, shown only this once (the admin key is in the log):",
         "",
         f'{curl} {client} -d \'{{"payload": "hello"}}\' {url}/jobs',
         f'LEASE=$({curl} -X POST {worker} {url}/jobs/lease); echo "$LEASE"',
