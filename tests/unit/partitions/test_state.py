@@ -357,6 +357,24 @@ def test_a_lease_that_is_over_cannot_be_acked_though_its_deadline_was_not_handle
     assert world.found(10).state is State.RUNNING
 
 
+def test_a_report_under_such_a_lease_is_not_taken_for_that_of_the_attempt_before_it(
+    world, few_per_tick
+):
+    world(enqueue(99))
+    world(Fail(job_id(99), world.leased().lease_token, b"e"))
+    for index in range(10):
+        world(enqueue(index))
+        world.leased(10_000)
+    world.now_ms += 5_000
+    late = world.leased(5_000)
+    assert late.job_id == job_id(99)
+    world.now_ms += 5_000
+    # Ten deadlines are handled, and this one is not among them: its id is the largest.
+    assert world(Fail(job_id(99), late.lease_token, b"e")) == LeaseLost(job_id(99))
+    assert len(world.events) == 10
+    assert job_id(99) not in [event.job_id for event in world.events]
+
+
 def test_finished_jobs_are_forgotten_in_portions_too(world, few_per_tick):
     for index in range(25):
         world(enqueue(index))
