@@ -103,6 +103,9 @@ class PartitionProcess:
         except (PipeError, msgspec.MsgspecError) as error:
             # A front is inside the node, but what it sends is still input from outside.
             _logger.error("a front sent what is no request; its pipe is closed: %s", error)
+        except trio.BrokenResourceError:
+            # The actor died while the mailbox was full; its own fault is what is reported.
+            return
 
 
 def _listening_socket(path: str) -> socket.socket:
