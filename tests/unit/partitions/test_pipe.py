@@ -115,6 +115,19 @@ async def test_the_backlog_can_grow_and_end_again_and_again(ends, nursery):
     pipe.close()
 
 
+async def test_a_send_goes_behind_the_backlog_though_the_socket_has_room_again(ends, nursery):
+    pipe, theirs = ends
+    pipe.send(BIG)
+    expected = frame(BIG) + frame(b"after")
+    received = theirs.recv(1 << 20)
+    pipe.send(b"after")
+    nursery.start_soon(pipe.run)
+    with trio.fail_after(5):
+        received += await read_all(theirs, len(expected) - len(received))
+    assert received == expected
+    pipe.close()
+
+
 async def test_drained_waits_for_the_reader(ends, nursery, autojump_clock):
     pipe, _ = ends
     nursery.start_soon(pipe.run)
