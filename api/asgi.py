@@ -125,6 +125,7 @@ class Exchange:
         self._left: int | None = None  # bytes of the body still to come; None: unknown
         self._no_body = False
         self._sending = False
+        self._writing = trio.Lock()  # ``100 Continue`` comes from ``receive``
 
     @property
     def broken(self) -> bool:
@@ -188,8 +189,7 @@ class Exchange:
             return None
         try:
             if self._continue_owed and not self.started:
-                self._continue_owed = False
-                await self._connection.write(CONTINUE)
+                await self._invite()
             return await self._connection.read_body()
         except Malformed as error:
             # Not the app's business: it is stopped where it is, and the door answers.
@@ -199,6 +199,12 @@ class Exchange:
         except OSError:
             self._gone.set()
         return None
+
+    async def _invite(self) -> None:
+        async with self._writing:
+            if self._continue_owed and not self.started:
+                self._continue_owed = False
+                await self._connection.write(CONTINUE)
 
     # ---- The answer.
 
@@ -236,14 +242,15 @@ class Exchange:
             raise AppBroke("http.response.body before its start or after its end")
         if not self.started and body == b"" and more:
             return  # nothing to send yet, and the length may become known
-        data = b"" if self.started else self._head_bytes(len(body), more)
-        data += self._framed(body, more)
-        if not more and self._left:
-            raise AppBroke(f"{self._left} bytes of the answer are missing")
-        # Before the send: when it returns, the app may be cancelled at once.
-        self.started = True
-        self._complete = not more
-        await self._write(data)
+        async with self._writing:
+            data = b"" if self.started else self._head_bytes(len(body), more)
+            data += self._framed(body, more)
+            if not more and self._left:
+                raise AppBroke(f"{self._left} bytes of the answer are missing")
+            # Before the send: when it returns, the app may be cancelled at once.
+            self.started = True
+            self._complete = not more
+            await self._write(data)
 
     async def _write(self, data: bytes) -> None:
         if not data:

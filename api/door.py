@@ -5,6 +5,7 @@ than the read, so connections write down when they may be cut, and ``Door.sweep`
 of them at least twice a second: 10,000 connections cost it about a millisecond.
 """
 
+import logging
 import select
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -18,6 +19,10 @@ from api.asgi import AsgiApp
 from api.grammar import Malformed
 from api.http1 import Memo
 from api.settings import DoorLimits
+
+log = logging.getLogger(__name__)
+
+_COMPLAINT_PERIOD_S: Final = 10.0
 
 
 def too_many_bodies() -> Malformed:
@@ -83,6 +88,16 @@ class Door:
         """Trio's time at the last sweep."""
         self.date_line = b""
         self._period = _sweep_period(limits)
+        self._quiet_until: dict[str, float] = {}
+
+    def complain(
+        self, message: str, *arguments: object, error: BaseException | None = None
+    ) -> None:
+        """Log what a client could otherwise make us log by the thousand."""
+        now = trio.current_time()
+        if now >= self._quiet_until.get(message, 0.0):
+            self._quiet_until[message] = now + _COMPLAINT_PERIOD_S
+            log.warning(message, *arguments, exc_info=error)
 
     async def sweep_forever(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -33,7 +33,6 @@ _ACCEPTED_AT_ONCE: Final = 8
 """With one, 256 clients that came together under load waited 0.6 s for the last to be accepted;
 with all at once, one front would get them all."""
 _ACCEPT_PAUSE_S: Final = 0.1
-_COMPLAINT_PERIOD_S: Final = 10.0
 _OWN_DESCRIPTORS: Final = 64  # pipes, key store, epoll, standard streams: a generous guess
 
 Address = tuple[str, int]
@@ -58,13 +57,13 @@ class Front:
         self._door = Door(limits, lane, asgi_app)
         self._http2 = Http2(self._door)
         self._clients: Counter[str] = Counter()
+        self._connections = 0
         self._accepting = trio.CancelScope()
-        self._complaints = _Occasional()
 
     @property
     def connections(self) -> int:
         """Clients that are connected now."""
-        return self._clients.total()
+        return self._connections
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until ``drain`` is called and what was in flight is answered, or was cut."""
@@ -110,7 +109,7 @@ class Front:
         if error.errno in _BROKEN_LISTENER:
             raise error
         if error.errno in _OUT_OF_DESCRIPTORS:
-            self._complaints.log("no descriptor for a new connection, accepting pauses: %s", error)
+            self._door.complain("no descriptor for a new connection, accepting pauses: %s", error)
             await trio.sleep(_ACCEPT_PAUSE_S)
         # Everything else is about the connection that was to come (accept(2)), not about us.
 
@@ -119,15 +118,16 @@ class Front:
         host = client[0] if client else ""
         limits = self._limits
         if self.connections >= limits.connections_max:
-            self._complaints.log("connection refused: %d are open", limits.connections_max)
+            self._door.complain("connection refused: %d are open", limits.connections_max)
             sock.close()
         elif self._clients[host] >= limits.connections_per_address_max:
-            self._complaints.log(
+            self._door.complain(
                 "connection refused: %d from %s are open", limits.connections_per_address_max, host
             )
             sock.close()
         else:
             self._clients[host] += 1
+            self._connections += 1
             clients.start_soon(self._serve, sock, client, host)
 
     async def _serve(self, sock: socket.socket, client: Address | None, host: str) -> None:
@@ -151,6 +151,7 @@ class Front:
         except Exception:
             log.exception("a connection failed")
         finally:
+            self._connections -= 1
             self._clients[host] -= 1
             if not self._clients[host]:
                 del self._clients[host]
@@ -176,19 +177,6 @@ class Front:
         else:
             transport = TlsTransport(stream)
             await Connection(self._door, transport, client, server, "https").run()
-
-
-class _Occasional:
-    """Log lines that a client could otherwise cause by the thousand."""
-
-    def __init__(self) -> None:
-        self._quiet_until: dict[str, float] = {}
-
-    def log(self, message: str, *arguments: object) -> None:
-        now = trio.current_time()
-        if now >= self._quiet_until.get(message, 0.0):
-            self._quiet_until[message] = now + _COMPLAINT_PERIOD_S
-            log.warning(message, *arguments)
 
 
 def _host_and_port(address: object) -> Address | None:

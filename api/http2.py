@@ -142,7 +142,7 @@ class _Connection:
 
     def _report(self, error: BaseException) -> None:
         # Many kinds of broken or hostile input end up as exceptions of Hypercorn or h2.
-        log.warning("an HTTP/2 connection failed and was closed", exc_info=error)
+        self._door.complain("an HTTP/2 connection failed and was closed", error=error)
 
     async def _read(self) -> None:
         """Feed the protocol until the client leaves, breaks it, or is idle for too long."""
@@ -156,7 +156,7 @@ class _Connection:
             if data:
                 await self._protocol.handle(RawData(data))
                 if self._protocol.resets_too_often:
-                    log.warning("an HTTP/2 client resets its streams too often: closed")
+                    self._door.complain("an HTTP/2 client resets its streams too often: closed")
                     return
             elif data is not None or self._protocol.idle:
                 return

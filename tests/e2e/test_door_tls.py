@@ -391,7 +391,8 @@ async def test_http_2_in_clear_is_refused() -> None:
         async with client.stream:
             await client.send(
                 b"POST /lane HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\n"
-                b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nContent-Length: 5\r\n\r\nhello"
+                b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+                b"Content-Length: 5\r\n\r\nhello"
             )
             reply = await client.reply()
             assert (reply.status, b'"bytes":5' in reply.body) == (200, True)
