@@ -194,6 +194,8 @@ def _body(fields: _SubmitBody | _AckBody, what: str) -> bytes:
         return _encode(fields)
     except UnicodeEncodeError as error:
         raise BadRequest(f"the {what} has lone surrogates, which JSON cannot carry") from error
+    except TypeError as error:
+        raise BadRequest(f"this cannot be sent as JSON: {error}") from error
 
 
 def _segment(job_id: str) -> str:

@@ -1,8 +1,8 @@
 """One node over HTTP: sends a call, repeats it where that is allowed, under one deadline.
 
 The shell around ``protocol``, shared by ``Client`` and ``Worker``; any number of threads may
-use one. It keeps connections open between calls. About 0.4 ms of CPU per call are httpx2's
-(measured on a bare socket server that answers at once; ``http.client`` takes 0.1 ms).
+use one. It keeps connections open between calls. A call costs 0.5 ms of CPU, 0.4 of them
+httpx2's (against a socket server that answers at once; ``http.client`` takes 0.1 ms).
 """
 
 import logging
@@ -15,7 +15,7 @@ from typing import Final
 import httpx2
 
 from queue_node_sdk.backoff import RETRY
-from queue_node_sdk.errors import ConfigurationError
+from queue_node_sdk.errors import ConfigurationError, QueueNodeError
 from queue_node_sdk.protocol import (
     AnswerLost,
     Call,
@@ -81,6 +81,8 @@ class Transport:
         Raises:
             QueueNodeError: the refusal, or the trouble that outlasted the patience.
         """
+        if self._closing.is_set():
+            raise QueueNodeError(f"{call.what}: closed already")
         give_up_at = time.monotonic() + patience_seconds
         failures = 0
         while True:

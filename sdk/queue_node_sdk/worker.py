@@ -92,6 +92,7 @@ class Worker:
         self._leasing = threading.Lock()
         self._stopping = threading.Event()
         self._fatal: BaseException | None = None
+        self._ran = False
         # What the next two say belongs to whoever holds _leasing.
         self._reached = False
         self._failures = 0
@@ -115,8 +116,12 @@ class Worker:
 
         Raises:
             AuthError: the node does not take the key (any more).
-            QueueNodeError: nothing at the URL behaves like a node, from the start.
+            QueueNodeError: nothing at the URL behaves like a node, from the start; or the
+                worker has run already.
         """
+        if self._ran:
+            raise QueueNodeError("this worker has run already; make another to go on")
+        self._ran = True
         threads = [
             threading.Thread(target=self._work, name=f"queue-node-worker-{number}")
             for number in range(self._concurrency)

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -291,7 +292,9 @@ class _Server(ThreadingHTTPServer):
     def cut_all(self) -> None:
         with self._open_lock:
             for connection in self._open:
-                connection.shutdown(socket.SHUT_RDWR)
+                # The other end may have hung up already.
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         # Cut connections are part of the game.

@@ -14,6 +14,7 @@ from queue_node_sdk import (
     OutcomeUnknown,
     Overloaded,
     PermissionDenied,
+    QueueNodeError,
     ServerError,
     StorageFull,
     Timeout,
@@ -228,6 +229,19 @@ def test_a_bad_payload_never_leaves_the_process(node: FakeNode, client: Client):
         with pytest.raises(BadRequest):
             client.submit(payload)
     assert not node.seen
+
+
+def test_a_closed_client_says_so(node: FakeNode):
+    client = Client(node.url, CLIENT_KEY)
+    client.close()
+    with pytest.raises(QueueNodeError, match="closed"):
+        client.submit("x")
+
+
+@pytest.mark.parametrize("url", ["http://" + "x" * 70000, "http://\u2603.\u0000", "http://a\nb"])
+def test_a_host_that_cannot_be_one_is_refused(url: str):
+    with pytest.raises(ConfigurationError):
+        Client(url, CLIENT_KEY)
 
 
 def test_the_key_is_in_no_repr(client: Client):

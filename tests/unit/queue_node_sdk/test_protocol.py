@@ -55,6 +55,12 @@ def test_a_payload_that_cannot_be_sent_is_refused_at_once(payload: str):
         submit_call(payload, None)
 
 
+@pytest.mark.parametrize("max_retries", [object(), 1j])
+def test_a_number_that_cannot_be_sent_is_refused_at_once(max_retries: int):
+    with pytest.raises(errors.BadRequest):
+        submit_call("x", max_retries)
+
+
 def test_an_ack_says_what_happened_and_under_which_lease():
     assert json.loads(ack_call(LEASED, result="r").body) == {"result": "r", "lease_token": "7"}
     assert json.loads(ack_call(LEASED).body) == {"lease_token": "7"}

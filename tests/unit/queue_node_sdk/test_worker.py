@@ -11,8 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from queue_node_sdk import AuthError, ConfigurationError, LeasedJob, UnexpectedAnswer, Worker
-from tests.support.fake_node import CLIENT_KEY, WORKER_KEY, Answer, FakeNode, HangUp
+from queue_node_sdk import (
+    AuthError,
+    ConfigurationError,
+    LeasedJob,
+    QueueNodeError,
+    UnexpectedAnswer,
+    Worker,
+)
+from tests.support.fake_node import CLIENT_KEY, WORKER_KEY, Answer, FakeNode, HangUp, Stall
+from tests.support.polling import wait_until
 from tests.support.running_worker import RunningWorker
 
 StartWorker = Callable[..., RunningWorker]
@@ -284,12 +292,34 @@ def test_a_wrong_url_ends_the_run_and_a_proxys_page_later_does_not(
 
 
 def test_an_idle_worker_asks_with_one_thread(node: FakeNode, start_worker: StartWorker):
+    release = threading.Event()
+    node.fail("lease", Stall(release))
     start_worker(lambda _job: "r", concurrency=32)
-    node.wait_until(lambda: node.count("lease") >= 8)
-    # 32 threads that each asked would make the first pauses 32 requests each.
-    asked = node.count("lease")
+
+    def threads() -> int:
+        return sum(each.name.startswith("queue-node-worker-") for each in threading.enumerate())
+
+    wait_until(lambda: threads() == 32 and node.count("lease") == 1)
+    # While the one question is open, none of the others asks; had they, it would take them
+    # a few ms.
     time.sleep(0.2)
-    assert node.count("lease") - asked <= 10
+    assert node.count("lease") == 1
+    release.set()
+
+
+def test_a_worker_runs_once(node: FakeNode, start_worker: StartWorker):
+    worker = start_worker(lambda _job: "r")
+    worker.stop()
+    assert worker.error is None
+    with pytest.raises(QueueNodeError, match="run already"):
+        worker.worker.run()
+
+
+def test_a_worker_that_was_stopped_before_it_ran_leases_nothing(node: FakeNode):
+    worker = Worker(node.url, WORKER_KEY, lambda _job: "r")
+    worker.stop()
+    worker.run()
+    assert not node.seen
 
 
 @pytest.mark.parametrize("options", [{"concurrency": 0}, {"poll_interval": 0}])
