@@ -16,11 +16,10 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 
 from partitions.limits import ATTEMPTS_MAX, TEXT_BYTES_MAX
-from partitions.slots import JOB_ID_BYTES
 
 # What a command may hold, checked as it is decoded: a front is input from outside too, and
 # nothing that it sends may raise further in.
-_JobId = Annotated[bytes, msgspec.Meta(min_length=JOB_ID_BYTES, max_length=JOB_ID_BYTES)]
+_JobId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 _Text = Annotated[bytes, msgspec.Meta(max_length=TEXT_BYTES_MAX)]
 _Attempts = Annotated[int, msgspec.Meta(ge=0, le=ATTEMPTS_MAX)]
 # Added to a time it must still fit the 64 bits of an event.
