@@ -44,6 +44,10 @@ _logger: Final = logging.getLogger("queue_node.front")
 _RECONNECT_FIRST_S: Final = 0.02
 _RECONNECT_LONGEST_S: Final = 1.0
 _HELLO_WITHIN_S: Final = 5.0
+_SILENCE_S: Final = 5.0
+"""A partition that owes answers and says nothing for so long (at most twice) hangs.
+
+Guess: longer than a disk stalls that is well, shorter than clients wait."""
 
 
 class _Waiter(msgspec.Struct, gc=False):
@@ -67,6 +71,9 @@ class PartitionClient:
         self._outgoing_bytes = 0
         self._sender: trio.lowlevel.Task | None = None
         self._connected = trio.Event()
+        self._sent_id = 0
+        self._answered_id = 0
+        self._frames = 0
 
     @property
     def serving(self) -> bool:
@@ -116,9 +123,8 @@ class PartitionClient:
         delay_s = _RECONNECT_FIRST_S
         while True:
             sock = self._connect()
-            if sock is not None:
+            if sock is not None and await self._run_connection(Pipe(sock)):
                 delay_s = _RECONNECT_FIRST_S
-                await self._run_connection(Pipe(sock))
             await trio.sleep(delay_s)
             delay_s = min(delay_s * 2, _RECONNECT_LONGEST_S)
 
@@ -133,30 +139,34 @@ class PartitionClient:
             return None
         return sock
 
-    async def _run_connection(self, pipe: Pipe) -> None:
-        """Serve calls until the connection breaks."""
+    async def _run_connection(self, pipe: Pipe) -> bool:
+        """Serve calls until the connection breaks; whether it ever served."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pipe.run)
                 try:
                     await self._greeted(pipe)
                     nursery.start_soon(self._send, pipe)
+                    nursery.start_soon(self._watch, pipe)
                     await self._receive(pipe)
-                except (PipeError, msgspec.MsgspecError, trio.TooSlowError) as error:
+                except (PipeError, msgspec.MsgspecError) as error:
                     _logger.error("partition %d is not understood: %r", self.partition, error)
                 nursery.cancel_scope.cancel()
-            if self._connected.is_set():
+            served = self._connected.is_set()
+            if served:
                 # Not when we are cancelled: then it is this front that goes.
                 _logger.warning("partition %d is gone; reconnecting", self.partition)
+            return served
         finally:
             self._disconnected()
             pipe.close()
 
     async def _greeted(self, pipe: Pipe) -> None:
-        with trio.fail_after(_HELLO_WITHIN_S):
+        bodies: list[bytes] = []
+        with trio.move_on_after(_HELLO_WITHIN_S):
             bodies = await pipe.receive()
         if not bodies:
-            raise PipeError("the pipe closed before a greeting")
+            raise PipeError("no greeting came")
         first, *rest = bodies
         responses = decode_responses(first)
         if not responses or responses[0].reply != self._expected:
@@ -177,6 +187,7 @@ class PartitionClient:
                 # Whoever woke us may have given up since.
                 continue
             requests, size = list(self._outgoing.values()), self._outgoing_bytes
+            self._sent_id = requests[-1].request_id
             self._outgoing.clear()
             self._outgoing_bytes = 0
             if size <= FRAME_BYTES_SOFT:
@@ -188,6 +199,20 @@ class PartitionClient:
             if pipe.backlog_bytes > BACKLOG_BYTES_HIGH:
                 await pipe.drained()
 
+    async def _watch(self, pipe: Pipe) -> None:
+        """Break with a partition that hangs: stopped, or on a disk that does not come back.
+
+        Its callers hear 503 then instead of nothing, new jobs go to others, and it is asked
+        again when it greets us again.
+        """
+        while True:
+            owed_up_to, frames = self._sent_id, self._frames
+            await trio.sleep(_SILENCE_S)
+            if self._answered_id < owed_up_to and self._frames == frames:
+                _logger.error("partition %d hangs: cut off until it is back", self.partition)
+                pipe.close()
+                return
+
     def _abandon_sender(self, _: object) -> trio.lowlevel.Abort:
         self._sender = None
         return trio.lowlevel.Abort.SUCCEEDED
@@ -198,10 +223,15 @@ class PartitionClient:
                 self._take(body)
 
     def _take(self, body: bytes) -> None:
+        self._frames += 1
         for response in decode_responses(body):
-            if response.request_id == PUSH_ID:
+            request_id = response.request_id
+            if request_id == PUSH_ID:
                 self._take_push(response.reply)
-            elif (waiter := self._take_waiter(response.request_id)) is not None:
+                continue
+            # A partition answers each front in the order in which it was asked.
+            self._answered_id = request_id
+            if (waiter := self._take_waiter(request_id)) is not None:
                 trio.lowlevel.reschedule(waiter.task, outcome.Value(response.reply))
 
     def _take_push(self, push: Reply) -> None:
@@ -219,6 +249,8 @@ class PartitionClient:
             # Only then: whoever waits for an event that was not set waits for this very one.
             self._connected = trio.Event()
         self.ready_hint = False
+        # What was not answered never will be: the next connection owes nothing.
+        self._answered_id = self._sent_id
         unsent = self._outgoing
         self._outgoing, self._outgoing_bytes = {}, 0
         for request_id in list(self._waiters):

@@ -7,6 +7,7 @@ each run, the figure grows with every run.
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -53,10 +54,17 @@ def strike(node: RunningNode, target: str) -> None:
     if kind == "everything":
         node.kill()
         node.start()
-    elif kind == "partition":
-        node.wait_restarted(node.kill_partition(int(number)))
-    else:
-        node.wait_restarted(node.kill_front(int(number)))
+        return
+    before = processes(node)
+    kill = node.kill_partition if kind == "partition" else node.kill_front
+    node.wait_restarted(kill(int(number)))
+    after = processes(node)
+    assert {who for who in before if before[who] != after[who]} == {target}, "others died too"
+
+
+def processes(node: RunningNode) -> dict[str, int]:
+    fronts = {f"front {number}": pid for number, pid in node.fronts.items()}
+    return fronts | {f"partition {number}": pid for number, pid in node.partitions.items()}
 
 
 def work_through(node: RunningNode, targets: tuple[str, ...]) -> Load:
@@ -229,6 +237,35 @@ def test_a_partition_that_hangs_does_not_hold_up_the_jobs_of_the_other(
             assert state_of(node, job_id) == "READY"
             refused = node.request("POST", f"/jobs/{job_id}/ack", key="worker")
             assert refused.status == 400
+    for job_id in theirs:
+        assert state_of(node, job_id) == "READY"
+
+
+def test_a_partition_that_hangs_is_503_and_the_node_goes_on_without_it(
+    two_homes: tuple[RunningNode, list[str], list[str]],
+) -> None:
+    node, theirs, ours = two_homes
+
+    def read_many(times: int) -> set[int]:
+        # All at once, so that each front is asked: each finds out for itself.
+        with ThreadPoolExecutor(times) as pool:
+            answers = [
+                pool.submit(node.request, "GET", f"/jobs/{theirs[0]}", key="client")
+                for _ in range(times)
+            ]
+        return {answer.result().status for answer in answers}
+
+    with stopped(node.partitions[0]):
+        wait_until(lambda: read_many(16) == {503}, what="503")
+        wait_until(lambda: node.request("GET", "/ready").status == 503, what="not ready")
+        assert {partition_of(submit(node)) for _ in range(20)} == {1}
+        for _ in range(len(ours) + 20):
+            leased = node.request("POST", "/jobs/lease", key="worker")
+            assert leased.status == 200
+            assert partition_of(leased.json["job_id"]) == 1
+        # Whether there is more, nobody can say now.
+        assert node.request("POST", "/jobs/lease", key="worker").status == 503
+    node.wait_ready()
     for job_id in theirs:
         assert state_of(node, job_id) == "READY"
     assert node.stop() == 0

@@ -125,7 +125,7 @@ class FakePartition:
             await stream.send_all(data)
 
     def deaf(self) -> AbstractContextManager[None]:
-        """Inside the block the partition reads nothing: it was stopped, or its disk hangs."""
+        """Inside the block the partition does nothing: it was stopped, or its disk hangs."""
         return self._deaf()
 
     @contextmanager
@@ -141,6 +141,7 @@ class FakePartition:
         with trio.CancelScope() as scope:
             self._open[stream] = scope
             try:
+                await self._reading.wait()
                 await stream.send_all(frame(self.greeting))
                 await self._read(stream)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -153,9 +154,9 @@ class FakePartition:
     async def _read(self, stream: trio.SocketStream) -> None:
         deframer = Deframer()
         while data := await stream.receive_some(_RECEIVE_BYTES):
+            await self._reading.wait()
             for body in deframer.feed(data):
                 await self._take(stream, decode_requests(body))
-            await self._reading.wait()
 
     async def _take(self, stream: trio.SocketStream, requests: list[Request]) -> None:
         self.frames.append(requests)

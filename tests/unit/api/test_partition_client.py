@@ -1,3 +1,4 @@
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -253,6 +254,73 @@ async def test_a_call_that_never_left_the_front_says_that_it_was_not_sent(
         await until(lambda: calls.ended == 9)
     errors = [error for error in calls.errors if isinstance(error, PartitionUnavailableError)]
     assert sorted(error.sent for error in errors) == [False] + [True] * 8
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set up before the client, which reads it as soon as it is connected."""
+    monkeypatch.setattr(partition_client, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(partition_client, "_HELLO_WITHIN_S", 0.2)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Like ``impatient``, with room for a machine that stalls."""
+    monkeypatch.setattr(partition_client, "_SILENCE_S", 1.0)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_partition_that_hangs_is_cut_off_and_taken_back_when_it_answers_again(
+    running: FakePartition, client: PartitionClient, calls: Calls
+) -> None:
+    with running.deaf():
+        calls.start([Lease(1000)] * 3)
+        await until(lambda: calls.ended == 3)
+        assert all(
+            isinstance(error, PartitionUnavailableError) and error.sent for error in calls.errors
+        )
+        await until(lambda: running.connections >= 3)
+        assert not client.serving
+    with trio.fail_after(5):
+        await client.wait_serving()
+    assert await client.call(Lease(1000)) == NothingReady()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_hang_is_noticed_though_every_caller_gives_up_early(
+    running: FakePartition, client: PartitionClient
+) -> None:
+    with running.deaf(), trio.fail_after(5):
+        while client.serving:
+            with trio.move_on_after(0.005), contextlib.suppress(PartitionUnavailableError):
+                await client.call(Lease(1000))
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_slow_partition_that_still_answers_is_not_cut_off(
+    running: FakePartition, client: PartitionClient, calls: Calls
+) -> None:
+    running.faults = [Fault.MUTE]
+    calls.start([Lease(1000)] * 12)
+    await until(lambda: len(running.commands) == 12)
+    for request in running.frames[0]:
+        # All answers together take longer than it may say nothing.
+        await trio.sleep(0.12)
+        await running.send(encode_responses([Response(request.request_id, NothingReady())]))
+    await until(lambda: calls.ended == 12)
+    assert calls.errors == []
+    assert running.connections == 1
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_partition_that_owes_nothing_may_be_silent(
+    running: FakePartition, client: PartitionClient
+) -> None:
+    await client.call(Lease(1000))
+    before = running.connections
+    await trio.sleep(0.6)
+    assert client.serving
+    assert running.connections == before
 
 
 async def test_without_a_connection_a_call_is_refused_as_not_sent(
