@@ -12,7 +12,7 @@ from tests.support.node import RunningNode
 # No deadlines: how long an example takes says nothing on a machine that others use too.
 _SLOW = (HealthCheck.too_slow,)
 settings.register_profile(
-    "quick", deadline=None, max_examples=60, stateful_step_count=40, suppress_health_check=_SLOW
+    "quick", deadline=None, max_examples=100, stateful_step_count=40, suppress_health_check=_SLOW
 )
 settings.register_profile(
     "thorough",

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from partitions.events import Event, decode_events, encode_events
+from partitions.log import Sizes
 from partitions.messages import (
     Ack,
     Command,
@@ -37,6 +38,8 @@ POLICY = Policy(
     retention_ms=2_000,
     dead_retention_ms=4_000,
 )
+# Half a dozen events fill a segment, so that a run rolls many times.
+SIZES = Sizes(segment_bytes=512, extent_bytes=512, reserve_bytes=128)
 
 slots_owned = st.integers(SLOTS_OWNED.start, SLOTS_OWNED.stop - 1)
 texts = st.one_of(st.sampled_from([b"", b"a", b"b"]), st.text(max_size=200).map(str.encode))
@@ -224,7 +227,7 @@ class LogAgainstModel(PartitionAgainstModel):
     def __init__(self) -> None:
         super().__init__()
         self.disk = FakeDisk()
-        self.driver = Driver(self.disk, POLICY)
+        self.driver = Driver(self.disk, POLICY, SIZES)
 
     def carry_out(self, command: Command) -> Reply:
         (reply,) = self.driver.handle([command], self.now_ms)
@@ -288,7 +291,7 @@ class LogAgainstModel(PartitionAgainstModel):
 
     def start_again(self, disk: FakeDisk) -> None:
         self.disk = disk
-        self.driver = Driver(disk, POLICY)
+        self.driver = Driver(disk, POLICY, SIZES)
 
     @invariant()
     def every_payload_reads_back(self):
