@@ -159,6 +159,16 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         deadlines = [job.wait_until_ms for job in self.model.jobs.values() if job.wait_until_ms]
         self.now_ms = max(self.now_ms, min(deadlines, default=self.now_ms) + off_by)
 
+    @rule(off_by=st.sampled_from([-1, 0, 1]))
+    def time_passes_to_about_the_end_of_a_retention(self, off_by):
+        ends = [
+            job.finished_ms + (4_000 if job.state == "DEAD" else 2_000)
+            for job in self.model.jobs.values()
+            if job.finished_ms is not None
+        ]
+        self.now_ms = max(self.now_ms, min(ends, default=self.now_ms) + off_by)
+        self.tick()
+
     @invariant()
     def what_is_finished_stays_as_it_is(self):
         for job_id, job in self.model.jobs.items():
