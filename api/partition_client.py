@@ -129,7 +129,12 @@ class PartitionClient:
             delay_s = min(delay_s * 2, _RECONNECT_LONGEST_S)
 
     def _connect(self) -> socket.socket | None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            # No descriptor is left: clients may cause that, and it must not end the front.
+            _logger.debug("no socket for partition %d: %s", self.partition, error)
+            return None
         sock.setblocking(False)
         try:
             # A Unix socket connects at once or not at all.

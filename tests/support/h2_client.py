@@ -85,7 +85,7 @@ class H2Client:
     def _on_event(self, event: h2.events.Event) -> None:
         match event:
             case h2.events.ResponseReceived():
-                headers = dict(event.headers)
+                headers = {str(name): str(value) for name, value in event.headers}
                 reply = self.replies[event.stream_id]
                 reply.status = int(headers.pop(":status"))
                 reply.headers = headers

@@ -1,4 +1,6 @@
 import contextlib
+import errno
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -346,6 +348,33 @@ async def test_it_connects_when_the_partition_appears_and_again_after_every_loss
         await until(lambda: not client.serving)
         with pytest.raises(PartitionUnavailableError):
             await client.call(Tick())
+
+
+class ExhaustedSockets:
+    """The ``socket`` module in a process that has no descriptor left, at first."""
+
+    AF_UNIX, SOCK_STREAM = socket.AF_UNIX, socket.SOCK_STREAM
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+
+    def socket(self, family: int, kind: int) -> socket.socket:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return socket.socket(family, kind)
+
+
+async def test_without_a_descriptor_it_tries_again_and_does_not_end_the_front(
+    running: FakePartition, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sockets = ExhaustedSockets(failures=3)
+    monkeypatch.setattr(partition_client, "socket", sockets)
+    client = PartitionClient(0, 1, running.path)
+    nursery.start_soon(client.run)
+    with trio.fail_after(5):
+        await client.wait_serving()
+    assert sockets.failures == 0
 
 
 async def test_whoever_waits_for_a_partition_outlasts_its_failed_greetings(
