@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 _MIB: Final = 1 << 20
 _ALLOWED: Final = Answer(204, headers=(("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),))
+_SENT_AT_ONCE_MAX: Final = 64 << 10
+"""Answers up to this size fit into the socket of a client that reads."""
 _TOO_SLOW: Final = Problem(408, "request timeout: the request did not arrive in time")
 
 T = TypeVar("T")
@@ -126,22 +128,28 @@ class Connection:
 
     async def _serve(self) -> None:
         """Read and answer until the connection is at its end."""
-        parser = self._parser
+        parser, receive = self._parser, self._transport.receive
         in_a_row = 0
         while True:
             try:
                 head = parser.next_head()
-                if head is None:
-                    in_a_row = 0
-                    if self._out:
-                        await self.flush()
-                    if not await self._read_more():
-                        return
-                    continue
-                goes_on = await self._answer(head)
+                if head is not None:
+                    goes_on = await self._answer(head)
             except Malformed as error:
                 await self._refuse(error.problem)
                 return
+            if head is None:
+                if self._out:
+                    await self.flush()
+                if not self._may_read_more():
+                    return
+                data = await receive()
+                if not data:
+                    self._ended = True
+                    return
+                parser.feed(data)
+                in_a_row = 0
+                continue
             if not goes_on:
                 await self.flush()
                 return
@@ -153,22 +161,16 @@ class Connection:
                 await self.flush()
                 await trio.lowlevel.checkpoint()  # the other connections' turn
 
-    async def _read_more(self) -> bool:
-        """Wait for more of a head; False at the client's end."""
+    def _may_read_more(self) -> bool:
+        """Write down how long a head may take from here; False when none is to come."""
         if self._parser.buffered == 0:
             self.idle = True
             self.read_deadline = self.door.now + self.door.limits.idle_timeout_ms / 1000
-            if self.door.draining:
-                return False
-        elif self.idle or self.read_deadline == inf:
+            return not self.door.draining
+        if self.idle or self.read_deadline == inf:
             # The first bytes of a head: all of it has to come in this time.
             self.idle = False
             self.read_deadline = self.door.now + self.door.limits.head_timeout_ms / 1000
-        data = await self._transport.receive()
-        if not data:
-            self._ended = True
-            return False
-        self._parser.feed(data)
         return True
 
     # ---- One request.
@@ -178,49 +180,46 @@ class Connection:
         self.idle = False
         self.head = head
         self.read_deadline = inf
-        handler = None if head.refusal is not None else self._route(head)
-        if handler is not None:
-            body = await self._whole_body(head) if head.has_body else b""
-            self.running_since = self.door.now
-            answer = await self._run(handler, Request(head.authorization, body))
-            self.running_since = None
-        elif head.refusal is not None:
+        door = self.door
+        if head.refusal is not None:
             answer = to_answer(head.refusal)
+        elif (handler := door.lane.route(head.method, head.target)) is not None:
+            body = await self._whole_body(head) if head.has_body else b""
+            waits = self._out
+            if waits and (len(waits) > _SENT_AT_ONCE_MAX or not self._transport.sends_at_once):
+                await self.flush()
+            self.running_since = door.now
+            try:
+                running = handler(Request(head.authorization, body))
+                # Answers of requests before this one leave if this one has to wait.
+                answer = await (_Watched(running, self._flush_now) if self._out else running)
+            except Exception:
+                log.exception("a lane handler failed: %s", head.name)
+                answer = to_answer(problems.INTERNAL)
+            self.running_since = None
         elif head.target == "*":
             answer = _ALLOWED
         else:
             return await self._answer_by_app(head)
-        # The route has seen the body's end; who refuses without a look has to pass over it.
-        goes_on = head.keep_alive and not self.door.draining
-        if not self._parser.body_complete:
-            goes_on = goes_on and not head.expects_continue
+        goes_on = head.keep_alive and not door.draining
+        if self._parser.body_complete:
             self._append(answer, head, close=not goes_on)
-            await self.flush()
-            if not goes_on:
-                return False
-            await self.discard_body()
-        else:
-            self._append(answer, head, close=not goes_on)
+        elif not await self._answer_before_body(answer, head, goes_on):
+            return False
         if self._held:
             self._release_body()
         self.head = None
         return goes_on
 
-    def _route(self, head: Head) -> Callable[[Request], Awaitable[Answer]] | None:
-        return self.door.lane.route(head.method, head.target)
-
-    async def _run(
-        self, handler: Callable[[Request], Awaitable[Answer]], request: Request
-    ) -> Answer:
-        try:
-            if self._out:
-                # Answers of requests before this one wait: they leave if this one has to wait.
-                return await _Watched(handler(request), self._flush_now)
-            return await handler(request)
-        except Exception:
-            assert self.head is not None
-            log.exception("a lane handler failed: %s", self.head.name)
-            return to_answer(problems.INTERNAL)
+    async def _answer_before_body(self, answer: Answer, head: Head, goes_on: bool) -> bool:
+        """Answer who refuses without a look at the body, then pass over that."""
+        # Who waits for 100 Continue may now send the body, or the next request.
+        goes_on = goes_on and not head.expects_continue
+        self._append(answer, head, close=not goes_on)
+        await self.flush()
+        if goes_on:
+            await self.discard_body()
+        return goes_on
 
     def _append(self, answer: Answer, head: Head | None, *, close: bool) -> None:
         """Put an answer behind those that wait to be sent."""

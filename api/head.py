@@ -101,6 +101,32 @@ def read_head(raw: bytes, limits: DoorLimits) -> Head:
     return head
 
 
+def retarget(head: Head, method: bytes, target: bytes) -> Head:
+    """``head`` as it is with another target.
+
+    Raises:
+        Malformed: the target is none that we serve.
+    """
+    _check_target(method, target)
+    text = target.decode("ascii")
+    return Head(
+        method=head.method,
+        target=text,
+        http11=head.http11,
+        headers=head.headers,
+        authorization=head.authorization,
+        content_length=head.content_length,
+        chunked=head.chunked,
+        keep_alive=head.keep_alive,
+        expects_continue=head.expects_continue,
+        refusal=_refusal(method, text),
+    )
+
+
+def _refusal(method: bytes, target: str) -> Problem | None:
+    return METHOD_NOT_ALLOWED if method == b"TRACE" else refuse_path(target)
+
+
 def _split(line: bytes) -> tuple[bytes, bytes]:
     name, _, value = line.partition(b":")
     return name.lower(), value.strip(b" \t")
@@ -139,7 +165,7 @@ def _apply_rules(
         chunked=chunked,
         keep_alive=keep_alive,
         expects_continue=_expectation(values.get(b"expect", []), http11),
-        refusal=METHOD_NOT_ALLOWED if method == b"TRACE" else refuse_path(text),
+        refusal=_refusal(method, text),
     )
 
 

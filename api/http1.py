@@ -19,10 +19,11 @@ After ``Malformed`` nothing more is read from that connection. Where a stream is
 pieces makes no difference to what comes out, errors included: every check looks at whole
 lines in their order, or at a fixed number of bytes.
 
-**The memo of heads.** A keep-alive client repeats its head byte for byte, and the same bytes
-at the start of a message mean the same request; so a parsed head is kept under its bytes.
-Measured on one core of 2: 2.2 us a head instead of 14 us, 30,000 requests/s and more instead
-of 21,000. The memo is bounded in entries and in bytes, and simply emptied when full.
+**The memo.** A keep-alive client repeats its head byte for byte, and the same bytes at the
+start of a message mean the same request; so an understood head is kept under its bytes. Where
+only the path differs (an id in it), what stands behind the request line is known: it was
+understood with the same method and version before, and the line is checked anew. An ack, whose
+head never comes twice, spent a sixth of a front's time here before that. The memo is bounded in entries and in bytes, and simply emptied when full.
 """
 
 from typing import Final
@@ -38,7 +39,7 @@ from api.grammar import (
     token_grammar,
     too_many_headers,
 )
-from api.head import Head, read_head
+from api.head import Head, read_head, retarget
 from api.settings import DoorLimits
 
 _METHODS: Final = frozenset(
@@ -49,7 +50,26 @@ _METHOD_BYTES_MAX: Final = 32  # longer than any registered method
 _MEMO_ENTRIES_MAX: Final = 2048
 _MEMO_HEAD_BYTES_MAX: Final = 1024
 
-Memo = dict[bytes, Head]
+_Block = tuple[bytes, bytes, bytes]
+
+
+class Memo:
+    """Heads that were understood before; see the module."""
+
+    def __init__(self) -> None:
+        self.heads: Final[dict[bytes, Head]] = {}
+        self.blocks: Final[dict[_Block, Head]] = {}
+        """Under (method, version, everything behind the request line)."""
+
+    def remember(self, raw: bytes, block: _Block, head: Head) -> None:
+        """Keep ``head``, if it is small, under its bytes and those behind its request line."""
+        if len(raw) > _MEMO_HEAD_BYTES_MAX:
+            return
+        for known in (self.heads, self.blocks):
+            if len(known) >= _MEMO_ENTRIES_MAX:
+                known.clear()
+        self.heads[raw] = head
+        self.blocks[block] = head
 
 
 class RequestParser:
@@ -72,7 +92,7 @@ class RequestParser:
 
     def __init__(self, limits: DoorLimits, memo: Memo | None = None) -> None:
         self._limits = limits
-        self._memo: Memo = {} if memo is None else memo
+        self._memo = Memo() if memo is None else memo
         self._buffer = b""
         self._start = 0
         self._body: _LengthBody | ChunkedBody | None = None
@@ -118,7 +138,7 @@ class RequestParser:
             self._check_unfinished_head()
             return None
         raw = buffer[start : end + 4]
-        head = self._memo.get(raw)
+        head = self._memo.heads.get(raw)
         if head is None:
             head = self._understand(raw)
         self._start = end + 4
@@ -145,18 +165,26 @@ class RequestParser:
         return data
 
     def _understand(self, raw: bytes) -> Head:
-        if head_grammar.fullmatch(raw) is None:
-            self._check_lines(raw)
-            raise Malformed(400, "malformed request")
-        # Also for a head that matches: the limits on its first line and on their number.
+        """Read a head that is not remembered.
+
+        Raises:
+            Malformed: it is not a request that we serve.
+        """
         self._check_request_line(raw)
-        if raw.count(b"\r\n") - 2 > self._limits.headers_max:
-            raise too_many_headers()
-        head = read_head(raw, self._limits)
-        if len(raw) <= _MEMO_HEAD_BYTES_MAX:
-            if len(self._memo) >= _MEMO_ENTRIES_MAX:
-                self._memo.clear()
-            self._memo[raw] = head
+        line_end = raw.index(b"\n") + 1
+        method, target, version = raw[: line_end - 2].split(b" ")
+        block = method, version, raw[line_end:]
+        known = self._memo.blocks.get(block)
+        if known is not None:
+            head = retarget(known, method, target)
+        else:
+            if head_grammar.fullmatch(raw) is None:
+                self._check_lines(raw)
+                raise Malformed(400, "malformed request")
+            if raw.count(b"\r\n") - 2 > self._limits.headers_max:
+                raise too_many_headers()
+            head = read_head(raw, self._limits)
+        self._memo.remember(raw, block, head)
         return head
 
     def _check_unfinished_head(self) -> None:

@@ -6,6 +6,7 @@ everything else is a ``Problem`` in words that name the field.
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final, TypeVar
 
 import msgspec
@@ -182,8 +183,13 @@ def status(view: JobView) -> JobStatus:
 def rfc3339(time_ms: int) -> str:
     """``2025-12-26T10:30:00.250Z``; without a fraction when it is zero."""
     seconds, ms = divmod(time_ms, 1000)
-    moment = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{moment}.{ms:03}Z" if ms else f"{moment}Z"
+    return f"{_moment(seconds)}.{ms:03}Z" if ms else f"{_moment(seconds)}Z"
+
+
+@lru_cache(maxsize=1024)
+def _moment(seconds: int) -> str:
+    # Leases of one second share it; to format it each time was 6 % of a front's time.
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _decoded(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body | Problem:

@@ -18,6 +18,10 @@ class Gone(OSError):
 class Transport(Protocol):
     """Bytes to and from one client. Every method raises ``Gone`` when it left."""
 
+    @property
+    def sends_at_once(self) -> bool:
+        """Whether ``send_now`` may do something."""
+
     def fileno(self) -> int:
         """The socket, to be polled."""
 
@@ -45,6 +49,8 @@ class PlainTransport:
     """
 
     __slots__ = ("_socket",)
+
+    sends_at_once = True
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
@@ -95,6 +101,8 @@ class PlainTransport:
 
 class TlsTransport:
     """A TLS stream whose handshake is done."""
+
+    sends_at_once = False
 
     def __init__(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
         self._stream = stream

@@ -106,6 +106,20 @@ async def test_the_table_over_tls(certificates: Certificates, way: str) -> None:
                 nursery.cancel_scope.cancel()
 
 
+async def test_over_tls_an_answer_does_not_wait_for_the_request_behind_it(
+    certificates: Certificates,
+) -> None:
+    async with tls_front(certificates) as front:
+        client = RawClient(await connect_tls(front.port, certificates.client()))
+        async with client.stream:
+            await client.send(
+                b"GET /lane HTTP/1.1\r\nHost: a\r\n\r\nGET /lane/wait HTTP/1.1\r\nHost: a\r\n\r\n"
+            )
+            assert (await client.reply()).status == 200
+            front.lane.release.set()
+            assert (await client.reply()).status == 200
+
+
 async def test_slow_clients_over_tls_are_cut(certificates: Certificates) -> None:
     async with tls_front(certificates, QUICK) as front:
         silent = await trio.open_tcp_stream("127.0.0.1", front.port)  # no handshake

@@ -4,7 +4,7 @@
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from api.grammar import Malformed
-from api.http1 import RequestParser
+from api.http1 import Memo, RequestParser
 from api.settings import DoorLimits
 
 if TYPE_CHECKING:
@@ -186,9 +186,9 @@ def pieces_of(data: bytes, size: int) -> list[bytes]:
     return [data[i : i + size] for i in range(0, len(data), size)]
 
 
-def parse(pieces: list[bytes], limits: DoorLimits = LIMITS) -> list[Any]:
+def parse(pieces: list[bytes], limits: DoorLimits = LIMITS, memo: Memo | None = None) -> list[Any]:
     """Everything that comes out: heads, each with its whole body, and the error at the end."""
-    parser = RequestParser(limits)
+    parser = RequestParser(limits, memo)
     found: list[Any] = []
     head: Head | None = None
     body = b""

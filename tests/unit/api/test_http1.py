@@ -139,19 +139,43 @@ def test_the_log_shows_no_key() -> None:
 
 
 def test_the_memo_is_bounded_and_changes_nothing() -> None:
-    memo: Memo = {}
+    memo = Memo()
     for i in range(5_000):
-        data = b"GET /jobs/%d HTTP/1.1\r\nHost: a\r\n\r\n" % i
+        data = b"GET /jobs/%d HTTP/1.1\r\nHost: a%d\r\n\r\n" % (i, i)
         first, again = RequestParser(LIMITS, memo), RequestParser(LIMITS, memo)
         first.feed(data)
         again.feed(data)
         assert first.next_head() == again.next_head() == head_of(data)
-        assert len(memo) <= 2048
+        assert len(memo.heads) <= 2048
+        assert len(memo.blocks) <= 2048
     large = RequestParser(LIMITS, memo)
-    before = len(memo)
+    before = len(memo.heads)
     large.feed(b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 2000 + b"\r\n\r\n")
     assert large.next_head() is not None
-    assert len(memo) == before
+    assert len(memo.heads) == before
+
+
+@pytest.mark.parametrize("method", ["GET", "TRACE", "OPTIONS"])
+@pytest.mark.parametrize("target", ["/jobs/1", "*", "/jobs/%00", "//x", "http://a/", "/a?b", "x"])
+def test_a_known_head_with_another_target_is_what_it_is_without_the_memo(
+    method: str, target: str
+) -> None:
+    def parsed(memo: Memo) -> Head | Problem | None:
+        parser = RequestParser(LIMITS, memo)
+        parser.feed(f"{method} {target} HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n".encode())
+        try:
+            return parser.next_head()
+        except Malformed as error:
+            return error.problem
+
+    warm = Memo()
+    for known in ("GET", "TRACE", "OPTIONS"):
+        parser = RequestParser(LIMITS, warm)
+        parser.feed(f"{known} /known HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n".encode())
+        assert parser.next_head() is not None
+    assert len(warm.blocks) == 3
+    assert parsed(warm) == parsed(Memo())
+    assert parsed(warm) == parsed(Memo())
 
 
 def test_one_error_does_not_grow_with_the_next() -> None:
@@ -211,6 +235,10 @@ def cut_streams(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
     return data, [data[a:b] for a, b in pairwise(edges)]
 
 
+_shared = Memo()
+"""Of all examples: what one of them was understood as must not show in another."""
+
+
 @settings(max_examples=1500, deadline=None)
 @given(cut_streams())
 def test_any_bytes_are_read_the_same_however_they_are_cut(
@@ -220,6 +248,7 @@ def test_any_bytes_are_read_the_same_however_they_are_cut(
     whole = parse([data], SMALL)  # raises nothing but what parse catches
     assert parse(pieces, SMALL) == whole
     assert parse(pieces_of(data, 1), SMALL) == whole
+    assert parse(pieces, SMALL, _shared) == whole
 
 
 @settings(max_examples=500, deadline=None)
