@@ -55,6 +55,7 @@ _AGAIN_WITHIN_S: Final = 5.0
 """How long an operation waits for a partition that died under it (a restart takes less)."""
 
 _ID_RANDOM_BITS: Final = 58
+_SLOT_BITS: Final = SLOTS.bit_length() - 1
 
 
 class Operations:
@@ -67,6 +68,12 @@ class Operations:
         lease_duration_ms: int,
     ) -> None:
         self._clients = tuple(clients)
+        count = len(self._clients)
+        self._slots = [
+            (first_slot(i, count), first_slot(i + 1, count) - first_slot(i, count))
+            for i in range(count)
+        ]
+        """``[(first slot, how many)]`` of each partition."""
         self._leasing = Leasing(self._clients)
         self._lease_duration_ms = lease_duration_ms
         self._random = random.Random(random.SystemRandom().getrandbits(256))  # noqa: S311 - ids need to be unique, not secret
@@ -196,12 +203,10 @@ class Operations:
         return self._random.choice(serving) if serving else None
 
     def _mint(self, partition: int) -> bytes:
-        count = len(self._clients)
-        low = first_slot(partition, count)
-        slot = low + int(self._random.random() * (first_slot(partition + 1, count) - low))
-        assert slot < SLOTS
-        now_ms = time.time_ns() // 1_000_000
-        return make_job_id(now_ms, self._random.getrandbits(_ID_RANDOM_BITS), slot)
+        low, width = self._slots[partition]
+        bits = self._random.getrandbits(_ID_RANDOM_BITS + _SLOT_BITS)
+        slot = low + ((bits & (SLOTS - 1)) * width >> _SLOT_BITS)
+        return make_job_id(time.time_ns() // 1_000_000, bits >> _SLOT_BITS, slot)
 
 
 def _refused(reply: Reply | Problem) -> Problem:

@@ -99,7 +99,11 @@ class PartitionProcess:
         try:
             while bodies := await pipe.receive():
                 for body in bodies:
-                    await send.send(Mail(pipe, decode_requests(body)))
+                    mail = Mail(pipe, decode_requests(body))
+                    try:
+                        send.send_nowait(mail)  # costs no pass of the scheduler
+                    except trio.WouldBlock:
+                        await send.send(mail)
         except (PipeError, msgspec.MsgspecError) as error:
             # A front is inside the node, but what it sends is still input from outside.
             _logger.error("a front sent what is no request; its pipe is closed: %s", error)

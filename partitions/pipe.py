@@ -71,21 +71,18 @@ class Pipe:
             PipeError: what came is no frame.
         """
         while not self._closed:
+            # Waiting first: to try ``recv`` and then wait costs a call and a pass of the
+            # scheduler more for each frame, and this wait is the other tasks' turn.
             try:
+                await trio.lowlevel.wait_readable(self._socket)
                 data = self._socket.recv(_RECEIVE_BYTES)
             except BlockingIOError:
-                try:
-                    await trio.lowlevel.wait_readable(self._socket)
-                except trio.ClosedResourceError:
-                    return []  # ``close`` was called at this end
                 continue
-            except OSError:
-                return []
+            except (trio.ClosedResourceError, OSError):
+                return []  # closed, at this end or at the other
             if not data:
                 return []
-            bodies = self._deframer.feed(data)
-            await trio.lowlevel.checkpoint()
-            if bodies:
+            if bodies := self._deframer.feed(data):
                 return bodies
         return []
 
