@@ -22,6 +22,7 @@ from api.asgi import AsgiApp, Lifespan
 from api.connection import Connection
 from api.door import Door, Lane
 from api.http2 import Http2
+from api.readiness import Readiness
 from api.settings import DoorLimits
 from api.transport import PlainTransport, TlsTransport
 
@@ -55,6 +56,7 @@ class Front:
         self._limits = limits
         self._tls = tls
         self._door = Door(limits, lane, asgi_app)
+        self._readiness = Readiness()
         self._http2 = Http2(self._door)
         self._clients: Counter[str] = Counter()
         self._connections = 0
@@ -71,6 +73,7 @@ class Front:
         async with trio.open_nursery() as nursery:
             await nursery.start(lifespan.run)
             await nursery.start(self._door.sweep_forever)
+            nursery.start_soon(self._readiness.run)
             async with trio.open_nursery() as clients:
                 try:
                     with self._accepting:
@@ -138,7 +141,7 @@ class Front:
                 _tune(sock)
                 server = _host_and_port(sock.getsockname())
                 if self._tls is None:
-                    transport = PlainTransport(sock)
+                    transport = PlainTransport(sock, self._readiness)
                     await Connection(self._door, transport, client, server, "http").run()
                 else:
                     await self._serve_tls(sock, client, server, self._tls)

@@ -9,6 +9,7 @@ import trio.testing
 from api.answer import Answer
 from api.connection import Connection, _Watched
 from api.door import Door, Request
+from api.readiness import Readiness
 from api.settings import DoorLimits
 from api.transport import Gone, PlainTransport
 from tests.support.door import SmallApp, SmallLane
@@ -74,7 +75,20 @@ class Client:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self.ours, self.theirs = ours, trio.socket.from_stdlib_socket(theirs)
-        self.connection = Connection(self.door, PlainTransport(ours), None, None, "http")
+        self.readiness = Readiness()
+        self.connection = self.connected()
+
+    def connected(self) -> Connection:
+        """A connection through the door as it is now."""
+        transport = PlainTransport(self.ours, self.readiness)
+        return Connection(self.door, transport, None, None, "http")
+
+    async def run(self) -> None:
+        """Serve the connection to its end."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.readiness.run)
+            await self.connection.run()
+            nursery.cancel_scope.cancel()
 
 
 async def until_waiting() -> None:
@@ -86,7 +100,7 @@ async def test_deadlines_are_written_down_for_the_sweeper() -> None:
     now = client.door.now
     connection = client.connection
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run)
+        nursery.start_soon(client.run)
         await until_waiting()
         assert (connection.idle, connection.read_deadline) == (True, now + 1)
         await client.theirs.send(b"GET ")
@@ -103,7 +117,7 @@ async def test_deadlines_are_written_down_for_the_sweeper() -> None:
 async def test_a_request_that_runs_has_no_read_deadline() -> None:
     client = Client()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.connection.run)
+        nursery.start_soon(client.run)
         await client.theirs.send(b"GET /lane/wait HTTP/1.1\r\nHost: a\r\n\r\n")
         await client.lane.waiting.wait()
         assert client.connection.read_deadline == float("inf")
@@ -123,9 +137,11 @@ async def test_answers_that_came_together_leave_in_one_send() -> None:
             sends.append(len(data))
             return super().send_now(data)
 
-    client.connection = Connection(client.door, Counting(client.ours), None, None, "http")
+    client.readiness.forget(client.ours)
+    transport = Counting(client.ours, client.readiness)
+    client.connection = Connection(client.door, transport, None, None, "http")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.connection.run)
+        nursery.start_soon(client.run)
         await client.theirs.send(b"GET /lane HTTP/1.1\r\nHost: a\r\n\r\n" * 10)
         await until_waiting()
         assert len(sends) == 1
@@ -145,7 +161,8 @@ async def test_the_lane_gets_turns_not_all_of_the_time() -> None:
             return answer
 
     client.door = Door(DoorLimits(pipelined_max=3), Eager(), SmallApp(client.lane))
-    client.connection = Connection(client.door, PlainTransport(client.ours), None, None, "http")
+    client.readiness.forget(client.ours)
+    client.connection = client.connected()
 
     async def other() -> None:
         while len(turns) < 5:
@@ -154,7 +171,7 @@ async def test_the_lane_gets_turns_not_all_of_the_time() -> None:
 
     await client.theirs.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 9)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.connection.run)
+        nursery.start_soon(client.run)
         nursery.start_soon(other)
         await until_waiting()
         client.theirs.close()
@@ -164,11 +181,15 @@ async def test_the_lane_gets_turns_not_all_of_the_time() -> None:
 async def test_a_client_that_left_is_gone_whatever_is_tried() -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    transport = PlainTransport(ours)
+    readiness = Readiness()
+    transport = PlainTransport(ours, readiness)
     theirs.close()
     with pytest.raises(Gone):
         transport.send_now(b"x")
-    assert await transport.receive() == b""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(readiness.run)
+        assert await transport.receive() == b""
+        nursery.cancel_scope.cancel()
     await transport.close()
     await transport.close()
 
