@@ -138,6 +138,8 @@ HOSTILE = (
     _chunked("chunk extension too long", b"5;" + b"x" * 300 + b"\r\nhello\r\n0\r\n\r\n" + _NEXT, 400),
     _chunked("too much of chunk extensions", (b"1;" + b"x" * 200 + b"\r\nh\r\n") * 100 + b"0\r\n\r\n" + _NEXT, 400),
     _chunked("chunk extension with nul", b"5;a=\x00\r\nhello\r\n0\r\n\r\n" + _NEXT, 400),
+    _chunked("chunk extension that llhttp refuses", b"5; a\r\nhello\r\n0\r\n\r\n" + _NEXT, 400),
+    _chunked("the same, then a chunk too large", b"5; a\r\nhello\r\n100001\r\n", 400),
     _chunked("trailer without colon", b"0\r\nX\r\n\r\n" + _NEXT, 400),
     _chunked("trailer with obs-fold", b"0\r\nX: a\r\n b\r\n\r\n" + _NEXT, 400),
     _chunked("trailer ends in lf", b"0\r\nX: a\n\r\n" + _NEXT, 400),

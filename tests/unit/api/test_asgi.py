@@ -206,6 +206,22 @@ async def test_an_app_that_breaks_the_protocol_is_500(
     assert why in caplog.text
 
 
+async def test_more_than_the_content_length_never_leaves() -> None:
+    connection = FakeConnection()
+    run = exchange(connection)
+
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"4")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"four", "more_body": True})
+        # To the client this would be the beginning of the next answer.
+        await send({"type": "http.response.body", "body": b"HTTP/1.1 200 OK", "more_body": True})
+
+    assert await run.run(app) is None
+    assert run.broken
+    assert connection.sent.endswith(b"\r\n\r\nfour")
+
+
 async def test_two_sends_at_once_are_refused() -> None:
     run = exchange(FakeConnection())
     failed = False
