@@ -176,7 +176,7 @@ async def _measure_one(arguments: argparse.Namespace, display: Display) -> Suite
 async def _measure_suite(arguments: argparse.Namespace, display: Display) -> SuiteResult:
     private = _private_options(arguments)
     options = SuiteOptions(
-        private=PrivateOptions(private.parent, private.fronts or 2, private.partitions or 1),
+        private=PrivateOptions(private.parent, private.fronts or 1, private.partitions or 1),
         duration_s=arguments.duration,
         warmup_s=arguments.warmup,
         deep_jobs=arguments.deep,
@@ -285,7 +285,7 @@ def _common_arguments(*, duration_s: float, warmup_s: float) -> argparse.Argumen
         "--fronts",
         type=_count_from(1),
         metavar="N",
-        help="(default: the node's own; bare: 1; suite: 2)",
+        help="(default: the node's own; bare and suite: 1)",
     )
     private.add_argument(
         "--partitions", type=_count_from(1), metavar="N", help="(default: the node's own; suite: 1)"

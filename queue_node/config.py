@@ -41,7 +41,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     partitions: int | None = None
     """None: what the data directory was made with; for a new one, half the cores."""
     fronts: int | None = None
-    """None: the number of cores."""
+    """None: half the cores, for the partitions and the system want the other half."""
     lease_duration_ms: int = 30_000
     lease_check_interval_ms: int = 5_000
     redis_url: str | None = None
@@ -172,7 +172,13 @@ VARIABLES: Final = (
         "partition processes; fixed when the data directory is made",
         unset="half the cores, at least 1",
     ),
-    Variable("FRONTS", "fronts", Count(1, _FRONTS_MAX), "front processes", unset="the cores"),
+    Variable(
+        "FRONTS",
+        "fronts",
+        Count(1, _FRONTS_MAX),
+        "front processes",
+        unset="half the cores, at least 1",
+    ),
     Variable(
         "LEASE_DURATION",
         "lease_duration_ms",

@@ -70,7 +70,7 @@ def serve(settings: Config, commands: Commands) -> ExitCode:
     os.umask(0o077)
     _check_tls(settings)
     with hold(settings.wal_dir) as directory:
-        partitions = directory.settle_partitions(settings.partitions, max(1, _cores() // 2))
+        partitions = directory.settle_partitions(settings.partitions, _half_the_cores())
         patience_s = _PORT_PATIENCE_S if directory.after_a_crash else 0.0
         with (
             address.listen(settings.host, settings.port, patience_s) as listener,
@@ -103,7 +103,8 @@ class _Assembly:
     def run(self, store: KeyStore) -> ExitCode:
         """Run it to its end."""
         partitions = [self._partition(number) for number in range(self._partitions)]
-        fronts = [self._front(number) for number in range(self._settings.fronts or _cores())]
+        count = self._settings.fronts or _half_the_cores()
+        fronts = [self._front(number) for number in range(count)]
         url = address.url_of(self._listener, tls=self._settings.tls_cert is not None)
         _logger.info(
             "listening on %s; fronts: %d, partitions: %d, data: %s, keys: %s",
@@ -150,9 +151,14 @@ class _Assembly:
         return Child(f"front {number}", program)
 
 
-def _cores() -> int:
-    """Cores that this process may use (a container may have fewer than the machine)."""
-    return len(os.sched_getaffinity(0))
+def _half_the_cores() -> int:
+    """Of those that this process may use (a container may have fewer than the machine).
+
+    Fronts as many as partitions: on two cores one of each did 23,700 submits/s at 64
+    connections and 6,700 full cycles/s, two fronts 17,000 and 5,000. Fewer processes make
+    larger batches.
+    """
+    return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 def _raise_file_limit() -> None:
