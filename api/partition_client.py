@@ -23,6 +23,7 @@ from api.errors import OverloadedError, PartitionUnavailableError
 from partitions.errors import PipeError
 from partitions.limits import (
     FRAME_BYTES_SOFT,
+    FRAME_REQUESTS_MAX,
     IN_FLIGHT_BYTES_MAX,
     REQUESTS_PER_PARTITION_MAX,
 )
@@ -232,7 +233,8 @@ class PartitionClient:
             self._outgoing.clear()
             self._outgoing_bytes = 0
             if size <= FRAME_BYTES_SOFT:
-                pipe.send(encode_requests(requests))
+                for start in range(0, len(requests), FRAME_REQUESTS_MAX):
+                    pipe.send(encode_requests(requests[start : start + FRAME_REQUESTS_MAX]))
             else:
                 # Each frame has one large text at most, so none is near the bound.
                 for request in requests:

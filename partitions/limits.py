@@ -14,6 +14,13 @@ FRAME_BYTES_MAX: Final = 32 << 20
 FRAME_BYTES_SOFT: Final = 1 << 20
 """A sender starts a new frame once this much is gathered, so one frame stays near 2 MiB."""
 
+FRAME_REQUESTS_MAX: Final = 128
+"""Requests in one frame of a front; more that gathered go into the next one.
+
+With ``BATCH_REQUESTS_MAX``: without a bound 256 connections fall into step, all in one batch,
+and the front idles while the partition commits and the other way round. Measured, one front,
+256 connections: 25,200 submits/s against 21,000."""
+
 REQUESTS_PER_PARTITION_MAX: Final = 4096
 """Requests of one front in flight to one partition; the next one is refused with 503.
 
@@ -29,7 +36,7 @@ LOCK_WAIT_S: Final = 15.0
 IN_FLIGHT_BYTES_MAX: Final = 64 << 20
 """Texts of one front in flight to one partition; more are refused with 503."""
 
-BATCH_REQUESTS_MAX: Final = 1024
+BATCH_REQUESTS_MAX: Final = 128
 """Requests that share one commit. Keeps a record small against the segment."""
 
 BATCH_BYTES_MAX: Final = 8 << 20
