@@ -388,6 +388,9 @@ class _Bounded:
     async def _send_piece(self, message: Message) -> None:
         with trio.move_on_after(self._door.limits.write_timeout_ms / 1000) as patience:
             await self._send_below(message)
+            # To a stream that the client reset, sending returns at once and says nothing: an
+            # app that never stops must not keep everybody else from their turn.
+            await trio.lowlevel.checkpoint()
         if patience.cancelled_caught:
             # Its window stays shut: the client does not read.
             self._cut()

@@ -38,7 +38,12 @@ def submit(node: RunningNode, payload: str = "x") -> str:
 
 
 def state_of(node: RunningNode, job_id: str) -> str:
+    """Tried again while it is 503: each front finds a restarted partition for itself."""
     answer = node.request("GET", f"/jobs/{job_id}", key="client")
+    give_up_at = time.monotonic() + DEADLINE_S
+    while answer.status == 503 and time.monotonic() < give_up_at:
+        time.sleep(0.01)
+        answer = node.request("GET", f"/jobs/{job_id}", key="client")
     assert answer.status == 200, answer
     return str(answer.json["state"])
 
