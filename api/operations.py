@@ -79,10 +79,8 @@ class Operations:
         self._random = random.Random(random.SystemRandom().getrandbits(256))  # noqa: S311 - ids need to be unique, not secret
 
     def partition_states(self) -> dict[int, str]:
-        """``{partition: "serving" or "down"}``, all of them."""
-        return {
-            client.partition: "serving" if client.serving else "down" for client in self._clients
-        }
+        """``{partition: "serving", "down" or "recovering (n%)"}``, all of them."""
+        return {client.partition: client.state for client in self._clients}
 
     async def submit(self, caller: Caller, job: schemas.Submit) -> JobCreated | Problem:
         """Store a job; when this returns ``JobCreated``, it is on disk."""

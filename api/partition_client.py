@@ -32,6 +32,7 @@ from partitions.messages import (
     Command,
     Hello,
     Hint,
+    Recovering,
     Reply,
     Request,
     decode_responses,
@@ -47,6 +48,7 @@ _logger: Final = logging.getLogger("queue_node.front")
 _RECONNECT_FIRST_S: Final = 0.02
 _RECONNECT_LONGEST_S: Final = 1.0
 _HELLO_WITHIN_S: Final = 5.0
+"""A partition that recovers says so several times a second."""
 _SILENCE_S: Final = 5.0
 """A partition that owes answers and says nothing for so long (at most twice) hangs.
 
@@ -109,6 +111,8 @@ class PartitionClient:
         self._outgoing_bytes = 0
         self._sender: trio.lowlevel.Task | None = None
         self._connected = trio.Event()
+        self.state = "down"
+        """``serving``, ``down``, or ``recovering (n%)``."""
         self._sent_id = 0
         self._answered_id = 0
         self._frames = 0
@@ -204,21 +208,18 @@ class PartitionClient:
             pipe.close()
 
     async def _greeted(self, pipe: Pipe) -> None:
-        bodies: list[bytes] = []
-        with trio.move_on_after(_HELLO_WITHIN_S):
-            bodies = await pipe.receive()
-        if not bodies:
-            raise PipeError("no greeting came")
-        first, *rest = bodies
-        responses = decode_responses(first)
-        if not responses or responses[0].reply != self._expected:
-            raise PipeError(f"expected {self._expected}, met {responses[:1]}")
-        self._connected.set()
-        _logger.info("partition %d serves", self.partition)
-        for response in responses[1:]:
-            self._take_push(response.reply)
-        for body in rest:
-            self._take(body)
+        """Wait until the partition serves; as long as it recovers it says how far it is."""
+        while not self._connected.is_set():
+            bodies: list[bytes] = []
+            with trio.move_on_after(_HELLO_WITHIN_S):
+                bodies = await pipe.receive()
+            if not bodies:
+                raise PipeError("no greeting came")
+            first = decode_responses(bodies[0])
+            if not first or not isinstance(first[0].reply, Hello | Recovering):
+                raise PipeError(f"expected {self._expected}, met {first[:1]}")
+            for body in bodies:
+                self._take(body)
 
     async def _send(self, pipe: Pipe) -> None:
         # A closed pipe takes nothing: what waits then is known not to have been sent.
@@ -278,8 +279,19 @@ class PartitionClient:
                 waiter.answer(response.reply)
 
     def _take_push(self, push: Reply) -> None:
-        if isinstance(push, Hint):
-            self.ready_hint = push.ready
+        match push:
+            case Hint():
+                self.ready_hint = push.ready
+            case Recovering():
+                self.state = f"recovering ({push.done_percent}%)"
+            case Hello():
+                if push != self._expected:
+                    raise PipeError(f"expected {self._expected}, met {push}")
+                self.state = "serving"
+                self._connected.set()
+                _logger.info("partition %d serves", self.partition)
+            case _:
+                raise PipeError(f"a push that is none: {push}")
 
     def _take_waiter(self, request_id: int) -> _Waiter | None:
         waiter = self._waiters.pop(request_id, None)
@@ -291,6 +303,7 @@ class PartitionClient:
         if self._connected.is_set():
             # Only then: whoever waits for an event that was not set waits for this very one.
             self._connected = trio.Event()
+        self.state = "down"
         self.ready_hint = False
         # What was not answered never will be: the next connection owes nothing.
         self._answered_id = self._sent_id

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 import msgspec
 import trio
 
+from partitions.checkpoint import Checkpoints
 from partitions.clock import Clock
 from partitions.errors import BlobUnreadableError
 from partitions.job import Outcome
@@ -68,6 +69,8 @@ job to forget (20), rounded up."""
 _NO_ROOM_SLEEP_S: Final = 0.5
 """How often to look for room when there is not even any for what is due."""
 
+_LAST_SNAPSHOT_WITHIN_MS: Final = 4_000
+"""The node has 10 s for its drain; without that snapshot the next start reads more log."""
 _STUCK_FRONT_S: Final = 5.0
 """A front that takes nothing for so long is cut off; it reconnects when it is well again."""
 
@@ -97,12 +100,14 @@ class Actor:
         sleep_ms_max: int,
         partition: int,
         partitions: int,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self._state = state
         self._log = log
         self._clock = clock
         self._sleep_ms_max = sleep_ms_max
         self._hello = Hello(partition, partitions)
+        self._checkpoints = checkpoints
         self._waiting: deque[Mail] = deque()
         self._pipes: set[Pipe] = set()
         self._hinted = state.ready > 0
@@ -144,6 +149,10 @@ class Actor:
                     await self._deliver(mail, of_mail)
                 self._push_hint()
                 self._log.make_room(now_ms)
+                if self._checkpoints is not None:
+                    self._checkpoints.step(self._clock.now_ms())
+        if self._checkpoints is not None:
+            self._checkpoints.finish(self._clock.now_ms(), _LAST_SNAPSHOT_WITHIN_MS)
 
     # Taking in ----------------------------------------------------------------------------
 
@@ -172,11 +181,13 @@ class Actor:
     def _sleep_s(self) -> float:
         if self._room is _Room.NONE:
             return _NO_ROOM_SLEEP_S
-        deadline_ms = self._state.next_deadline_ms()
-        if deadline_ms is None:
-            return self._sleep_ms_max / 1000
-        sleep_ms = min(deadline_ms - self._clock.now_ms(), self._sleep_ms_max)
-        return max(sleep_ms, 0) / 1000
+        now_ms = self._clock.now_ms()
+        deadlines_ms = [now_ms + self._sleep_ms_max]
+        if (deadline_ms := self._state.next_deadline_ms()) is not None:
+            deadlines_ms.append(deadline_ms)
+        if self._checkpoints and (step_ms := self._checkpoints.next_step_ms) is not None:
+            deadlines_ms.append(step_ms)
+        return max(min(deadlines_ms) - now_ms, 0) / 1000
 
     def _tick_is_due(self, now_ms: int) -> bool:
         deadline_ms = self._state.next_deadline_ms()
@@ -213,7 +224,7 @@ class Actor:
                 return StorageFull()
         text = _text_of(command)
         if text:
-            applied = self._state.apply(command, now_ms, self._log.next_blob_at())
+            applied = self._state.apply(command, now_ms, self._log.next_blob_at(len(text)))
             if applied.keeps_text:
                 self._log.stage(text)
         else:

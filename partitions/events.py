@@ -4,8 +4,8 @@ A record of the log carries ``[event, ...]`` as one msgpack array; ``PartitionSt
 is the only reader. What is written here has happened: reading it never fails for what it
 says, only for bytes that are no events at all.
 
-Texts are not in the events but beside them, as blobs (``record``). An event holds a
-**position**: ``segment number << 32 | offset of the blob in that file``. 0 is no position.
+Texts are not in the events but beside them, as blobs (``record``); an event holds their
+position (``positions``), 0 for none.
 """
 
 from typing import Final
@@ -36,7 +36,10 @@ class JobLeased(_Event, frozen=True, tag=2):
 
 
 class JobAcked(_Event, frozen=True, tag=3):
-    """The attempt succeeded: the job is ACKED for good. ``result_at`` 0: no result."""
+    """The attempt succeeded: the job is ACKED for good, and nobody needs its payload again.
+
+    ``result_at`` 0: no result.
+    """
 
     job_id: bytes
     at_ms: int
@@ -72,7 +75,31 @@ class JobForgotten(_Event, frozen=True, tag=7):
     job_id: bytes
 
 
-Event = JobEnqueued | JobLeased | JobAcked | JobFailed | LeaseExpired | BackoffOver | JobForgotten
+class PayloadMoved(_Event, frozen=True, tag=8):
+    """The payload was copied forward: its old segment is to go."""
+
+    job_id: bytes
+    payload_at: int
+
+
+class OutcomeMoved(_Event, frozen=True, tag=9):
+    """The result or error was copied forward: its old segment is to go."""
+
+    job_id: bytes
+    outcome_at: int
+
+
+Event = (
+    JobEnqueued
+    | JobLeased
+    | JobAcked
+    | JobFailed
+    | LeaseExpired
+    | BackoffOver
+    | JobForgotten
+    | PayloadMoved
+    | OutcomeMoved
+)
 
 _decoder: Final = msgspec.msgpack.Decoder(list[Event])
 
@@ -90,3 +117,18 @@ def decode_events(body: bytes) -> list[Event]:
     except (UnicodeDecodeError, RecursionError) as error:
         # These two escape msgspec's own errors; see ``messages``.
         raise msgspec.DecodeError(f"malformed events: {error}") from error
+
+
+def position_in(event: Event) -> int:
+    """The position of the text that the event put into the log; 0: none."""
+    match event:
+        case JobEnqueued() | PayloadMoved():
+            return event.payload_at
+        case JobAcked():
+            return event.result_at
+        case JobFailed():
+            return event.error_at
+        case OutcomeMoved():
+            return event.outcome_at
+        case _:
+            return 0

@@ -42,7 +42,7 @@ BATCH_REQUESTS_MAX: Final = 128
 BATCH_BYTES_MAX: Final = 8 << 20
 """Text that shares one commit: at most this and one more text are in a record."""
 
-RECORD_BYTES_MAX: Final = 64 << 20
+RECORD_BYTES_MAX: Final = 48 << 20
 """A record longer than this is not one of ours: the header is damaged."""
 
 SEGMENT_BYTES: Final = 64 << 20

@@ -31,19 +31,24 @@ from partitions.errors import BlobUnreadableError
 from partitions.events import Event, encode_events
 from partitions.limits import (
     EXTENT_BYTES,
+    RECORD_BYTES_MAX,
     RESERVE_BYTES,
     SEGMENT_BYTES,
     TEXT_BYTES_MAX,
 )
+from partitions.positions import make_position, offset_of, segment_of
 from partitions.record import (
     BLOB_HEADER_BYTES,
     RECORD_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
+    Record,
     SegmentHeader,
     decode_blob_header,
     encode_blob,
     encode_record,
     encode_segment_header,
+    read_record,
+    record_bytes,
 )
 
 EVENT_BYTES_MAX: Final = 512
@@ -51,7 +56,7 @@ EVENT_BYTES_MAX: Final = 512
 
 _OPEN_FILES_MAX: Final = 64
 _FIRST_READ_BYTES: Final = 4096
-_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -68,6 +73,14 @@ class Sizes(msgspec.Struct, frozen=True):
     segment_bytes: int = SEGMENT_BYTES
     extent_bytes: int = EXTENT_BYTES
     reserve_bytes: int = RESERVE_BYTES
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """A segment behind the tail: nothing is written to it any more."""
+
+    header: SegmentHeader
+    end_bytes: int
+    """Where its records end."""
 
 
 class Tail(msgspec.Struct):
@@ -124,7 +137,13 @@ class Log:
     """An open log; made by ``recovery``."""
 
     def __init__(
-        self, disk: Disk, directory: Path, identity: Identity, tail: Tail, sizes: Sizes
+        self,
+        disk: Disk,
+        directory: Path,
+        identity: Identity,
+        tail: Tail,
+        sizes: Sizes,
+        sealed: Sequence[Segment] = (),
     ) -> None:
         self._disk = disk
         self._directory = directory
@@ -133,6 +152,9 @@ class Log:
         self._sizes = sizes
         self._zeros = bytes(sizes.extent_bytes)
         self._files: dict[int, File] = {tail.header.number: tail.file}
+        self._sealed = {segment.header.number: segment for segment in sealed}
+        self.appended_bytes = 0
+        """Bytes of records committed since the log was opened."""
         self._blobs: list[bytes] = []
         self._blobs_bytes = 0
 
@@ -140,6 +162,26 @@ class Log:
     def next_lsn(self) -> int:
         """Number of the next record."""
         return self._tail.next_lsn
+
+    @property
+    def tail_segment(self) -> int:
+        """Number of the segment that is written to."""
+        return self._tail.header.number
+
+    @property
+    def sealed(self) -> Sequence[Segment]:
+        """The segments behind the tail, oldest first."""
+        return tuple(self._sealed.values())
+
+    @property
+    def tail_first_lsn(self) -> int:
+        """Number of the first record in the segment that is written to."""
+        return self._tail.header.first_lsn
+
+    @property
+    def staged_bytes(self) -> int:
+        """Bytes of texts that wait for the next commit."""
+        return self._blobs_bytes
 
     def reserve(self, record_bytes: int, *, keep_bytes: int | None = None) -> bool:
         """Whether a record of so many bytes fits and leaves ``keep_bytes`` (the reserve) of zeros.
@@ -157,18 +199,18 @@ class Log:
             try:
                 tail.file.write(self._zeros, tail.zeros_end_bytes)
             except OSError as error:
-                if error.errno not in _NO_SPACE:
+                if error.errno not in NO_SPACE:
                     raise
                 return False
             tail.file.sync()
             tail.zeros_end_bytes += len(self._zeros)
         return True
 
-    def next_blob_at(self) -> int:
-        """Position that the next staged text will have once it is committed."""
+    def next_blob_at(self, text_bytes: int) -> int:
+        """Position that the next staged text, of so many bytes, will have once committed."""
         tail = self._tail
         offset = tail.offset_bytes + RECORD_HEADER_BYTES + self._blobs_bytes
-        return (tail.header.number << 32) | offset
+        return make_position(tail.header.number, offset, BLOB_HEADER_BYTES + text_bytes)
 
     def stage(self, text: bytes) -> None:
         """Put a text into the next commit, at the position that ``next_blob_at`` named."""
@@ -198,6 +240,7 @@ class Log:
         tail.zeros_end_bytes = max(tail.zeros_end_bytes, tail.offset_bytes)
         tail.next_lsn += 1
         tail.prev_crc = crc
+        self.appended_bytes += len(record)
         self._blobs.clear()
         self._blobs_bytes = 0
 
@@ -217,7 +260,7 @@ class Log:
         Raises:
             BlobUnreadableError: it does not read back as it was written.
         """
-        number, offset = position >> 32, position & 0xFFFF_FFFF
+        number, offset = segment_of(position), offset_of(position)
         path = self._directory / segment_name(number)
         try:
             file = self._file(number)
@@ -236,6 +279,26 @@ class Log:
         if len(text) != length or crc32(text) != crc:
             raise BlobUnreadableError(path, offset, "blob does not match its checksum")
         return text
+
+    def read_record(self, number: int, offset_bytes: int) -> Record | str:
+        """The record of a sealed segment that begins there, or why it cannot be read."""
+        file = self._file(number)
+        header = file.read(RECORD_HEADER_BYTES, offset_bytes)
+        size = record_bytes(header)
+        if size is None or size > RECORD_BYTES_MAX:
+            return "no record begins here"
+        data = header + file.read(size - len(header), offset_bytes + len(header))
+        return read_record(data, 0, self._sealed[number].header.nonce)
+
+    def retire(self, numbers: Sequence[int]) -> None:
+        """Remove sealed segments, which nothing needs any more, durably."""
+        for number in numbers:
+            del self._sealed[number]
+            if (file := self._files.pop(number, None)) is not None:
+                file.close()
+            self._disk.remove(self._directory / segment_name(number))
+        if numbers:
+            self._disk.sync_directory(self._directory)
 
     def close(self) -> None:
         """Give the files back. Everything committed is on disk already."""
@@ -260,12 +323,13 @@ class Log:
                 self._disk, self._directory, header, self._sizes.extent_bytes
             )
         except OSError as error:
-            if error.errno not in _NO_SPACE:
+            if error.errno not in NO_SPACE:
                 raise
             return
         # No error is forgiven from here on, not even a lack of space: the new name is there,
         # and one more record in the old segment would make the two overlap.
         self._disk.sync_directory(self._directory)
+        self._sealed[old.header.number] = Segment(old.header, old.offset_bytes)
         self._tail = Tail(header, file, SEGMENT_HEADER_BYTES, zeros_end, old.next_lsn, old.prev_crc)
         self._close_surplus()
         self._files[header.number] = file

@@ -4,7 +4,8 @@ Each direction carries frames (``framing``), each frame one msgpack array:
 
 * front to partition: ``[[request_id, command], ...]``
 * partition to front: ``[[request_id, reply], ...]``; ``request_id`` 0 is a push that
-  answers nothing (``Hello`` first of all, then a ``Hint`` whenever one is due).
+  answers nothing: ``Recovering`` as long as the partition reads its log, then ``Hello``,
+  behind which requests may be sent, then a ``Hint`` whenever one is due.
 
 A ``request_id`` is chosen by the front, from 1, and never used twice on one connection.
 A reply leaves the partition only when the events behind it are durable.
@@ -171,7 +172,7 @@ class WrongPartition(_Message, frozen=True, tag=12):
 
 
 class Hello(_Message, frozen=True, tag=20):
-    """First message on every connection: the partition serves."""
+    """The partition serves: from now on requests may be sent."""
 
     partition: int
     partitions: int
@@ -181,6 +182,12 @@ class Hint(_Message, frozen=True, tag=21):
     """Whether the partition has ready jobs; sent when that changes, never owed an answer."""
 
     ready: bool
+
+
+class Recovering(_Message, frozen=True, tag=22):
+    """The partition reads its log and does not serve yet."""
+
+    done_percent: int
 
 
 Reply = (
@@ -198,6 +205,7 @@ Reply = (
     | WrongPartition
     | Hello
     | Hint
+    | Recovering
 )
 
 

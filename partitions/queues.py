@@ -6,6 +6,7 @@ heap, and the head is the older of the two heads.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 
 from partitions.job import Job
@@ -24,6 +25,10 @@ class ReadyQueue:
     def add_fresh(self, job: Job) -> None:
         """A job whose ``number`` is greater than that of every job before it."""
         self._fresh.append(job)
+
+    def add_all_fresh(self, jobs: Iterable[Job]) -> None:
+        """Many fresh jobs, in order of their numbers."""
+        self._fresh.extend(jobs)
 
     def add_returned(self, job: Job) -> None:
         """A job that waits for another attempt."""

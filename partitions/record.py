@@ -184,6 +184,14 @@ def encode_record(
     return b"".join((RECORD_MAGIC, _CRC.pack(crc), rest)), crc
 
 
+def record_bytes(header: bytes) -> int | None:
+    """Size of the record whose first 40 bytes these claim to be; None: they are none."""
+    if len(header) < RECORD_HEADER_BYTES or header[:4] != RECORD_MAGIC:
+        return None
+    *_, blobs_bytes, events_bytes = _RECORD.unpack_from(header)
+    return RECORD_HEADER_BYTES + int(blobs_bytes) + int(events_bytes)
+
+
 def read_record(data: bytes | memoryview, offset: int, nonce: int) -> Record | str:
     """The record at ``offset``, or why there is none that checks."""
     if len(data) - offset < RECORD_HEADER_BYTES:

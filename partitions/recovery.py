@@ -1,21 +1,23 @@
 """From the files of a partition to its state and an open log.
 
-1. Left-over ``*.tmp`` files go: they were never part of the log. Any other foreign name,
-   a gap in the numbers, a segment of another partition: corruption, nothing is touched.
-2. Every record of every segment is replayed through ``PartitionState.evolve``. Only the
-   last segment may end in a torn tail.
-3. The valid part of the last segment is copied into a new file, synced, and put in its
+1. Left-over ``*.tmp`` files go: they were never part of anything. A foreign name, or a gap
+   in the numbers of the segments that are to be replayed: corruption, nothing is touched.
+2. The newest snapshot that checks is loaded; a bad one is reported, and the one before it, or
+   else the whole log, takes its place.
+3. Every record behind the snapshot is replayed through ``PartitionState.evolve``. Only the
+   last segment may end in a torn tail. Every segment that a live text is in must be there.
+4. The valid part of the last segment is copied into a new file, synced, and put in its
    place, at **every** start: after a sync that failed, the page cache may show bytes that
    the disk lacks, so reading them back proves nothing; writing them anew does. Offsets stay
    the same, and so do all positions.
 
-Only then does the partition serve.
+Only then does the partition serve. All of it is a generator, so that the process can say how
+far it is and look after its pipes between two pieces.
 """
 
-import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +26,7 @@ import msgspec
 from partitions.disk import Disk
 from partitions.errors import CorruptLogError
 from partitions.events import decode_events
-from partitions.log import Identity, Log, Sizes, Tail, create_segment, segment_name
+from partitions.log import Identity, Log, Segment, Sizes, Tail, create_segment, segment_name
 from partitions.record import (
     SEGMENT_HEADER_BYTES,
     End,
@@ -34,11 +36,14 @@ from partitions.record import (
     decode_segment_header,
     scan,
 )
+from partitions.snapshot import BadSnapshotError, SnapshotHead, load_snapshot, snapshot_name
 from partitions.state import PartitionState
 
 _SEGMENT_NAME: Final = re.compile(r"(\d{10})\.seg")
+_SNAPSHOT_NAME: Final = re.compile(r"(\d{20})\.snap")
+_TEMPORARY_NAME: Final = re.compile(r"(\d{10}\.seg|\d{20}\.snap)\.tmp")
 _SIZES: Final = Sizes()
-_TEMPORARY_NAME: Final = re.compile(r"\d{10}\.seg\.tmp")
+_RECORDS_PER_STEP: Final = 256
 
 
 class Recovered(msgspec.Struct, frozen=True):
@@ -46,17 +51,40 @@ class Recovered(msgspec.Struct, frozen=True):
 
     log: Log
     records: int
+    """Replayed, that is behind the snapshot."""
     segments: int
     torn_bytes: int
     """Bytes of a torn tail that were cut off; 0 after a quiet end."""
     newest_ms: int
     """Newest time in the log: the clock must not go below it."""
+    snapshot: SnapshotHead | None
+    """What the start was from; None: the log alone."""
+    bad_snapshots: list[BadSnapshotError]
+    """Newer snapshots that did not check."""
 
 
-class _Segment(msgspec.Struct, frozen=True):
+class _Files(msgspec.Struct, frozen=True):
+    segments: list[int]
+    snapshots: list[int]
+    leftovers: list[Path]
+
+
+class _Loaded(msgspec.Struct, frozen=True):
     path: Path
     header: SegmentHeader
     data: bytes
+
+
+class _Position(msgspec.Struct):
+    """How far the replay is."""
+
+    next_lsn: int = 1
+    prev_crc: int | None = 0
+    """None: not known, the record before is behind a snapshot."""
+    newest_ms: int = 0
+    records: int = 0
+    seen_lsn: int = 0
+    """The last record that was met, evolved or not."""
 
 
 def recover(
@@ -66,67 +94,158 @@ def recover(
     state: PartitionState,
     sizes: Sizes = _SIZES,
 ) -> Recovered:
+    """``recovering`` in one go."""
+    steps = recovering(disk, directory, identity, state, sizes)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: Recovered = end.value
+            return found
+
+
+def recovering(
+    disk: Disk,
+    directory: Path,
+    identity: Identity,
+    state: PartitionState,
+    sizes: Sizes = _SIZES,
+) -> Generator[float, None, Recovered]:
     """Bring ``state``, which is fresh, to where the log ends, and open the log there.
+
+    Yields how much is done, from 0 to 1, now and then.
 
     Raises:
         CorruptLogError: the log does not check; nothing was changed.
         OSError: a file could not be read, or the copy not written.
     """
-    numbers = _segment_numbers(disk, directory)
-    next_lsn, prev_crc, newest_ms, records = 1, 0, 0, 0
-    last: _Segment | None = None
+    files = _files(disk, directory)
+    if not files.segments:
+        if files.snapshots:
+            path = directory / segment_name(1)
+            raise CorruptLogError(path, 0, "snapshots are here, but no segment of the log is")
+        _remove(disk, files.leftovers)
+        tail = _first_tail(disk, directory, identity, sizes)
+        log = Log(disk, directory, identity, tail, sizes)
+        return Recovered(log, 0, 0, 0, 0, None, [])
+    snapshot, bad = yield from _from_snapshot(disk, directory, identity, state, files.snapshots)
+    at = _Position()
+    if snapshot is not None:
+        at = _Position(snapshot.lsn + 1, None, snapshot.newest_ms)
+    older, replayed = _split(directory, files.segments, snapshot)
+    sealed = [_sealed(disk, directory, number, identity) for number in older]
+    last: _Loaded | None = None
     end: LogEnd | None = None
-    for number in numbers:
+    for index, number in enumerate(replayed):
+        if last is not None and end is not None:
+            sealed.append(Segment(last.header, end.offset_bytes))
         last = _load(disk, directory, number, identity)
-        _check_continues(last, next_lsn, prev_crc)
-        newest_ms = max(newest_ms, last.header.created_ms)
-        for item in _replay(last, state, is_last=number == numbers[-1]):
+        for item in _replay(last, state, at, is_last=number == replayed[-1]):
             if isinstance(item, LogEnd):
                 end = item
             else:
-                next_lsn, prev_crc = item.lsn + 1, item.crc
-                newest_ms = max(newest_ms, item.written_ms)
-                records += 1
-    if last is None or end is None:
-        tail = _first_tail(disk, directory, identity, sizes)
-        return Recovered(Log(disk, directory, identity, tail, sizes), 0, 0, 0, 0)
-    tail = _copied_tail(disk, directory, last, end, next_lsn, prev_crc, sizes)
-    log = Log(disk, directory, identity, tail, sizes)
-    return Recovered(log, records, len(numbers), _torn_bytes(last, end), newest_ms)
+                share = item.offset_bytes / len(last.data)
+                yield (index + share) / len(replayed)
+    assert last is not None, "there is a segment at least"
+    assert end is not None, "a scan ends with an end"
+    _check_whole(directory, last, state, snapshot, at, [each.header.number for each in sealed])
+    _remove(disk, files.leftovers)
+    tail = _copied_tail(disk, directory, last, end, at, sizes)
+    log = Log(disk, directory, identity, tail, sizes, sealed)
+    return Recovered(
+        log,
+        at.records,
+        len(files.segments),
+        _torn_bytes(last, end),
+        at.newest_ms,
+        snapshot,
+        bad,
+    )
 
 
-def _segment_numbers(disk: Disk, directory: Path) -> list[int]:
-    numbers: list[int] = []
-    leftovers: list[Path] = []
+def _files(disk: Disk, directory: Path) -> _Files:
+    found = _Files([], [], [])
     for name in disk.names(directory):
         if match := _SEGMENT_NAME.fullmatch(name):
-            numbers.append(int(match[1]))
+            found.segments.append(int(match[1]))
+        elif match := _SNAPSHOT_NAME.fullmatch(name):
+            found.snapshots.append(int(match[1]))
         elif _TEMPORARY_NAME.fullmatch(name):
-            leftovers.append(directory / name)
+            found.leftovers.append(directory / name)
         else:
             raise CorruptLogError(
                 directory / name, 0, "not a file of the log; move it away if you put it there"
             )
-    for before, after in itertools.pairwise(numbers):
-        if after != before + 1:
-            raise CorruptLogError(
-                directory / segment_name(before + 1), 0, "segment is missing between its neighbours"
-            )
-    if numbers and numbers[0] != 1:
-        raise CorruptLogError(directory / segment_name(1), 0, "first segment is missing")
+    return found
+
+
+def _remove(disk: Disk, leftovers: list[Path]) -> None:
     for path in leftovers:
         disk.remove(path)
-    return numbers
 
 
-def _load(disk: Disk, directory: Path, number: int, identity: Identity) -> _Segment:
+def _from_snapshot(
+    disk: Disk, directory: Path, identity: Identity, state: PartitionState, lsns: list[int]
+) -> Generator[float, None, tuple[SnapshotHead | None, list[BadSnapshotError]]]:
+    """Restore the newest snapshot that checks; ``(its head, those that did not check)``."""
+    bad: list[BadSnapshotError] = []
+    for lsn in reversed(lsns):
+        path = directory / snapshot_name(lsn)
+        try:
+            head = yield from load_snapshot(disk, path, state)
+        except BadSnapshotError as error:
+            bad.append(error)
+            continue
+        owner = Identity(head.partition, head.slot_first, head.slot_end)
+        if owner != identity or head.lsn != lsn:
+            what = f"snapshot of partition {owner.partition} at lsn {head.lsn}: it is not ours"
+            raise CorruptLogError(path, 0, what)
+        return head, bad
+    return None, bad
+
+
+def _split(
+    directory: Path, segments: list[int], snapshot: SnapshotHead | None
+) -> tuple[list[int], list[int]]:
+    """``(segments behind the snapshot, segments to replay)``; the latter have no gap."""
+    first = 1 if snapshot is None else snapshot.segment
+    older = [number for number in segments if number < first]
+    replayed = [number for number in segments if number >= first]
+    for expected, number in enumerate(replayed, first):
+        if number != expected:
+            what = "segment is missing, and there are later ones"
+            if snapshot is None and expected == 1:
+                what = "first segment is missing, and no snapshot stands for it"
+            raise CorruptLogError(directory / segment_name(expected), 0, what)
+    if not replayed:
+        path = directory / segment_name(first)
+        raise CorruptLogError(path, 0, "segment is missing, the newest snapshot continues in it")
+    return older, replayed
+
+
+def _sealed(disk: Disk, directory: Path, number: int, identity: Identity) -> Segment:
+    """A segment that need not be replayed; its texts have checksums of their own."""
+    path = directory / segment_name(number)
+    file = disk.open(path)
+    try:
+        header = _header(path, file.read(SEGMENT_HEADER_BYTES, 0), number, identity)
+        return Segment(header, file.size())
+    finally:
+        file.close()
+
+
+def _load(disk: Disk, directory: Path, number: int, identity: Identity) -> _Loaded:
     path = directory / segment_name(number)
     file = disk.open(path)
     try:
         data = file.read(file.size(), 0)
     finally:
         file.close()
-    header = decode_segment_header(data[:SEGMENT_HEADER_BYTES])
+    return _Loaded(path, _header(path, data[:SEGMENT_HEADER_BYTES], number, identity), data)
+
+
+def _header(path: Path, data: bytes, number: int, identity: Identity) -> SegmentHeader:
+    header = decode_segment_header(data)
     if isinstance(header, str):
         raise CorruptLogError(path, 0, header)
     if header.number != number:
@@ -139,36 +258,80 @@ def _load(disk: Disk, directory: Path, number: int, identity: Identity) -> _Segm
             f"segment of partition {owner.partition} (slots {owner.slot_first}.."
             f"{owner.slot_end - 1}), not of partition {identity.partition}",
         )
-    return _Segment(path, header, data)
-
-
-def _check_continues(segment: _Segment, next_lsn: int, prev_crc: int) -> None:
-    header = segment.header
-    if header.first_lsn != next_lsn or header.prev_crc != prev_crc:
-        raise CorruptLogError(
-            segment.path,
-            0,
-            f"segment begins at lsn {header.first_lsn} and does not continue record {next_lsn - 1},"
-            " the last one before it",
-        )
+    return header
 
 
 def _replay(
-    segment: _Segment, state: PartitionState, *, is_last: bool
+    segment: _Loaded, state: PartitionState, at: _Position, *, is_last: bool
 ) -> Iterator[Record | LogEnd]:
-    for item in scan(segment.data, segment.header):
+    """Evolve the records behind ``at``, and move it on; yields some of them, then the end."""
+    header = segment.header
+    _check_continues(segment, at)
+    at.newest_ms = max(at.newest_ms, header.created_ms)
+    at.seen_lsn = header.first_lsn - 1
+    for item in scan(segment.data, header):
         if isinstance(item, LogEnd):
             if item.kind is End.CORRUPT or (item.kind is End.TORN and not is_last):
                 raise CorruptLogError(segment.path, item.offset_bytes, item.what)
-        else:
-            try:
-                events = decode_events(item.events)
-            except msgspec.MsgspecError as error:
-                what = f"record {item.lsn} holds events that cannot be read: {error}"
-                raise CorruptLogError(segment.path, item.offset_bytes, what) from error
-            for event in events:
-                state.evolve(event)
-        yield item
+            yield item
+            return
+        at.prev_crc, at.seen_lsn = item.crc, item.lsn
+        if item.lsn < at.next_lsn:
+            continue  # the snapshot has it
+        _evolve(segment, item, state)
+        at.next_lsn = item.lsn + 1
+        at.newest_ms = max(at.newest_ms, item.written_ms)
+        at.records += 1
+        if at.records % _RECORDS_PER_STEP == 0:
+            yield item
+
+
+def _check_continues(segment: _Loaded, at: _Position) -> None:
+    header = segment.header
+    if at.prev_crc is None:
+        # The first one behind a snapshot: it holds the record that the snapshot ends with,
+        # or begins right after it.
+        continues = header.first_lsn <= at.next_lsn
+    else:
+        continues = header.first_lsn == at.next_lsn and header.prev_crc == at.prev_crc
+    if not continues:
+        raise CorruptLogError(
+            segment.path,
+            0,
+            f"segment begins at lsn {header.first_lsn} and does not continue record"
+            f" {at.next_lsn - 1}, the last one before it",
+        )
+
+
+def _evolve(segment: _Loaded, record: Record, state: PartitionState) -> None:
+    try:
+        events = decode_events(record.events)
+    except msgspec.MsgspecError as error:
+        what = f"record {record.lsn} holds events that cannot be read: {error}"
+        raise CorruptLogError(segment.path, record.offset_bytes, what) from error
+    for event in events:
+        state.evolve(event)
+
+
+def _check_whole(
+    directory: Path,
+    last: _Loaded,
+    state: PartitionState,
+    snapshot: SnapshotHead | None,
+    at: _Position,
+    sealed: list[int],
+) -> None:
+    """What no single file shows: nothing is missing in the middle or at the end."""
+    if at.prev_crc is None:
+        at.prev_crc = last.header.prev_crc  # the segment has no record yet
+    if snapshot is not None and at.seen_lsn < snapshot.lsn:
+        what = f"the log ends before record {snapshot.lsn}, which the snapshot covers"
+        raise CorruptLogError(last.path, 0, what)
+    missing = set(state.live_bytes) - set(sealed) - {last.header.number}
+    if missing:
+        number = min(missing)
+        what = f"segment is missing, and {state.live_bytes[number]} bytes of texts in it are needed"
+        raise CorruptLogError(directory / segment_name(number), 0, what)
 
 
 def _first_tail(disk: Disk, directory: Path, identity: Identity, sizes: Sizes) -> Tail:
@@ -189,18 +352,18 @@ def _first_tail(disk: Disk, directory: Path, identity: Identity, sizes: Sizes) -
 def _copied_tail(
     disk: Disk,
     directory: Path,
-    last: _Segment,
+    last: _Loaded,
     end: LogEnd,
-    next_lsn: int,
-    prev_crc: int,
+    at: _Position,
     sizes: Sizes,
 ) -> Tail:
     records = last.data[SEGMENT_HEADER_BYTES : end.offset_bytes]
     file, zeros_end = create_segment(disk, directory, last.header, sizes.extent_bytes, records)
-    return Tail(last.header, file, end.offset_bytes, zeros_end, next_lsn, prev_crc)
+    assert at.prev_crc is not None, "settled by then"
+    return Tail(last.header, file, end.offset_bytes, zeros_end, at.next_lsn, at.prev_crc)
 
 
-def _torn_bytes(last: _Segment, end: LogEnd) -> int:
+def _torn_bytes(last: _Loaded, end: LogEnd) -> int:
     if end.kind is not End.TORN:
         return 0
     return len(last.data[end.offset_bytes :].rstrip(b"\0"))

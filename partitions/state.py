@@ -14,11 +14,18 @@ Invariants, between any two calls:
 * a job is in the ready queue exactly when it is READY, or RETRY with ``due_ms`` 0;
 * a RUNNING job has a timer at its ``due_ms``, and so has a RETRY job that is not ready;
 * ``attempts`` <= ``attempts_max``; every lease has a token above all earlier ones;
-* a finished job (ACKED, DEAD) is in one of the two ``_finished`` queues, oldest first.
+* a finished job (ACKED, DEAD) is in one of the two ``_finished`` queues, oldest first;
+* ``live_bytes`` counts the texts that some job still needs, for every segment.
+
+**Snapshots.** ``begin_snapshot`` fixes a moment; ``next_for_snapshot`` then hands out the jobs
+as they were at that moment, a few at a time, while commands go on: a job that is about to
+change before its turn is copied first. So a snapshot of millions of jobs stops nobody.
 """
 
 from collections import deque
 from collections.abc import Callable
+from copy import copy
+from operator import attrgetter
 from typing import Any, Final, assert_never
 
 import msgspec
@@ -32,8 +39,10 @@ from partitions.events import (
     JobForgotten,
     JobLeased,
     LeaseExpired,
+    OutcomeMoved,
+    PayloadMoved,
 )
-from partitions.job import Job, Outcome, State
+from partitions.job import CREATED_SHIFT, EMPTY_AT, EXPIRED_AT, Job, Outcome, State
 from partitions.limits import DUE_PER_TICK_MAX
 from partitions.messages import (
     Ack,
@@ -53,6 +62,7 @@ from partitions.messages import (
     Tick,
     WrongPartition,
 )
+from partitions.positions import segment_of, size_of
 from partitions.queues import ReadyQueue
 from partitions.retry import Backoff
 from partitions.slots import SLOTS, slot_of
@@ -62,6 +72,8 @@ _FORGET_EVERY_MS: Final = 5_000
 """Finished jobs are forgotten in bunches, so that they do not each cost a commit."""
 
 _FINISHED: Final = (State.ACKED, State.DEAD)
+_number_of: Final = attrgetter("number")
+_due_of: Final = attrgetter("due_ms")
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -121,6 +133,48 @@ class Applied(msgspec.Struct, frozen=True, gc=False):
     keeps_text: bool = False
 
 
+class StateHead(msgspec.Struct, frozen=True, array_like=True):
+    """All of a state that is not a job; what a snapshot begins with."""
+
+    jobs: int
+    last_number: int
+    last_token: int
+    owners: list[str]
+    live_bytes: dict[int, int]
+
+
+class _Snapshot:
+    """The jobs as they were when it began; see the module."""
+
+    def __init__(self, jobs: list[Job], last_number: int) -> None:
+        self._jobs = jobs
+        self._next = 0
+        self._last_number = last_number
+        self._done_number = 0
+        self._copied: set[bytes] = set()
+        self._copies: list[Job] = []
+
+    def preserve(self, job: Job) -> None:
+        """The job is about to change: keep it as it was, unless it was handed out already."""
+        if self._done_number < job.number <= self._last_number and job.job_id not in self._copied:
+            self._copied.add(job.job_id)
+            self._copies.append(copy(job))
+
+    def take(self, count: int) -> list[Job]:
+        """About ``count`` more jobs; empty when all were handed out."""
+        taken = self._copies
+        self._copies = []
+        while len(taken) < count and self._next < len(self._jobs):
+            job = self._jobs[self._next]
+            self._next += 1
+            self._done_number = job.number
+            if job.job_id in self._copied:
+                self._copied.discard(job.job_id)
+            else:
+                taken.append(job)
+        return taken
+
+
 class PartitionState:
     """All jobs of one partition."""
 
@@ -133,6 +187,13 @@ class PartitionState:
         self._finished: dict[State, deque[Job]] = {state: deque() for state in _FINISHED}
         self._last_number = 0
         self._last_token = 0
+        self._owners: list[str] = []
+        self._owner_indexes: dict[str, int] = {}
+        self._snapshot: _Snapshot | None = None
+        self.live_bytes: dict[int, int] = {}
+        """``{segment: bytes of its texts that are still needed}``; see ``positions.size_of``."""
+        self.live_total_bytes = 0
+        """Sum of ``live_bytes``."""
         self._caught_up_ms = 0
         self._due_left = 0
 
@@ -171,8 +232,8 @@ class PartitionState:
             job.created_at_ms,
             job.due_ms if job.state is State.RUNNING else None,
             job.outcome,
-            job.outcome_at,
-            job.owner,
+            job.outcome_at if job.outcome_at > EMPTY_AT else 0,
+            self._owners[job.owner],
         )
 
     def next_deadline_ms(self) -> int | None:
@@ -190,6 +251,111 @@ class PartitionState:
     def evolve(self, event: Event) -> None:
         """Make the change that ``event`` says has happened. Never refuses."""
         self._evolvers[type(event)](self, event)
+
+    # Snapshots and disk space -----------------------------------------------------------
+
+    def begin_snapshot(self) -> StateHead:
+        """Fix this moment for ``next_for_snapshot``; one snapshot at a time."""
+        self._snapshot = _Snapshot(list(self._jobs.values()), self._last_number)
+        return StateHead(
+            len(self._jobs),
+            self._last_number,
+            self._last_token,
+            list(self._owners),
+            dict(self.live_bytes),
+        )
+
+    def next_for_snapshot(self, count: int) -> list[Job]:
+        """About ``count`` jobs that were not handed out yet, as they were at that moment.
+
+        In no order that matters; empty when there are no more, and the snapshot is over. They
+        are to be encoded before anything is applied or evolved.
+        """
+        assert self._snapshot is not None, "no snapshot was begun"
+        taken = self._snapshot.take(count)
+        if not taken:
+            self._snapshot = None
+        return taken
+
+    def abandon_snapshot(self) -> None:
+        """Forget the moment that was fixed."""
+        self._snapshot = None
+
+    def restore(self, head: StateHead, jobs: list[Job]) -> None:
+        """Become what the snapshot holds; this state must be fresh. Takes over ``jobs``."""
+        assert not self._jobs, "only a fresh state can be restored"
+        jobs.sort(key=_number_of)
+        self._jobs = {job.job_id: job for job in jobs}
+        self._last_number, self._last_token = head.last_number, head.last_token
+        self._owners = list(head.owners)
+        self._owner_indexes = {owner: index for index, owner in enumerate(head.owners)}
+        self.live_bytes = dict(head.live_bytes)
+        self.live_total_bytes = sum(head.live_bytes.values())
+        # Most jobs of a large state are READY: those take no step of Python each.
+        self._ready.add_all_fresh([job for job in jobs if job.state is State.READY])
+        for job in [job for job in jobs if job.state is not State.READY]:
+            if job.is_ready:
+                self._ready.add_returned(job)
+            elif job.state is State.RUNNING or job.state is State.RETRY:
+                self._timers.add(job.due_ms, job.job_id)
+                self._timers_live += 1
+        for state, queue in self._finished.items():
+            queue.extend(sorted((job for job in jobs if job.state is state), key=_due_of))
+
+    def moved(self, event: Event, move: Callable[[int], int | None]) -> list[Event]:
+        """Copy forward what ``event``, of an old segment, put there and is still needed.
+
+        ``move(position)`` copies a text and says where it is now. Returns what happened;
+        nothing is evolved yet.
+        """
+        job = self._jobs.get(event.job_id)
+        if job is None:
+            return []
+        match event:
+            case JobEnqueued(payload_at=at) | PayloadMoved(payload_at=at):
+                if at <= EMPTY_AT or job.payload_at != at:
+                    return []
+                to = move(at)
+                return [] if to is None else [PayloadMoved(job.job_id, to)]
+            case JobAcked(result_at=at) | JobFailed(error_at=at) | OutcomeMoved(outcome_at=at):
+                if at > EMPTY_AT and job.outcome_at == at:
+                    to = move(at)
+                    return [] if to is None else [OutcomeMoved(job.job_id, to)]
+        return []
+
+    def _keep(self, position: int) -> None:
+        """A text is needed from now on; below are the words of ``job``, no texts."""
+        if position <= EMPTY_AT:
+            return
+        segment = segment_of(position)
+        size = size_of(position)
+        self.live_bytes[segment] = self.live_bytes.get(segment, 0) + size
+        self.live_total_bytes += size
+
+    def _drop(self, position: int) -> None:
+        """A text is needed no more."""
+        if position <= EMPTY_AT:
+            return
+        segment = segment_of(position)
+        size = size_of(position)
+        self.live_total_bytes -= size
+        left = self.live_bytes[segment] - size
+        if left:
+            self.live_bytes[segment] = left
+        else:
+            del self.live_bytes[segment]
+
+    def _change(self, job_id: bytes) -> Job:
+        """The job, to be changed: a snapshot under way gets it as it was."""
+        job = self._jobs[job_id]
+        if self._snapshot is not None:
+            self._snapshot.preserve(job)
+        return job
+
+    def _set_outcome(self, job: Job, position: int) -> None:
+        self._drop(job.outcome_at)
+        self._keep(position)
+        job.outcome_at = position
 
     # Time ---------------------------------------------------------------------------------
 
@@ -323,26 +489,27 @@ class PartitionState:
             and job.outcome is outcome
             and job.state is not State.RUNNING
         ):
-            return SettledBefore(job.job_id, job.outcome_at)
+            return SettledBefore(job.job_id, job.outcome_at if job.outcome_at > EMPTY_AT else 0)
         return LeaseLost(job.job_id)
 
     # Changes ------------------------------------------------------------------------------
 
     def _on_enqueued(self, event: JobEnqueued) -> None:
-        self._last_number += 1
-        job = Job(
-            event.job_id,
-            self._last_number,
-            event.payload_at,
-            event.max_retries,
-            event.created_at_ms,
-            event.owner,
-        )
+        number = event.created_at_ms << CREATED_SHIFT
+        if number <= self._last_number:
+            number = self._last_number + 1
+        self._last_number = number
+        owner = self._owner_indexes.get(event.owner)
+        if owner is None:
+            owner = self._owner_indexes[event.owner] = len(self._owners)
+            self._owners.append(event.owner)
+        job = Job(event.job_id, number, event.payload_at, event.max_retries, owner)
         self._jobs[event.job_id] = job
+        self._keep(event.payload_at)
         self._ready.add_fresh(job)
 
     def _on_leased(self, event: JobLeased) -> None:
-        job = self._jobs[event.job_id]
+        job = self._change(event.job_id)
         self._ready.remove(job)
         job.state = State.RUNNING
         job.attempts += 1
@@ -351,16 +518,16 @@ class PartitionState:
         self._start_timer(job, event.lease_until_ms)
 
     def _on_acked(self, event: JobAcked) -> None:
-        job = self._jobs[event.job_id]
-        job.outcome = Outcome.RESULT
-        job.outcome_at = event.result_at
+        job = self._change(event.job_id)
+        self._set_outcome(job, event.result_at)
+        self._drop(job.payload_at)
+        job.payload_at = 0
         self._stop_timer()
         self._finish(job, State.ACKED, event.at_ms)
 
     def _on_failed(self, event: JobFailed) -> None:
-        job = self._jobs[event.job_id]
-        job.outcome = Outcome.ERROR
-        job.outcome_at = event.error_at
+        job = self._change(event.job_id)
+        self._set_outcome(job, event.error_at or EMPTY_AT)
         self._stop_timer()
         if event.retry_at_ms == 0:
             self._finish(job, State.DEAD, event.at_ms)
@@ -369,9 +536,8 @@ class PartitionState:
             self._start_timer(job, event.retry_at_ms)
 
     def _on_expired(self, event: LeaseExpired) -> None:
-        job = self._jobs[event.job_id]
-        job.outcome = Outcome.EXPIRED
-        job.outcome_at = 0
+        job = self._change(event.job_id)
+        self._set_outcome(job, EXPIRED_AT)
         self._stop_timer()
         if event.dead:
             self._finish(job, State.DEAD, event.at_ms)
@@ -381,15 +547,27 @@ class PartitionState:
 
     def _on_backoff_over(self, event: BackoffOver) -> None:
         self._stop_timer()
-        self._return(self._jobs[event.job_id])
+        self._return(self._change(event.job_id))
 
     def _on_forgotten(self, event: JobForgotten) -> None:
-        job = self._jobs.pop(event.job_id)
+        job = self._change(event.job_id)
+        del self._jobs[event.job_id]
+        self._drop(job.payload_at)
+        self._set_outcome(job, 0)
         finished = self._finished[job.state]
         if finished[0] is job:
             finished.popleft()
         else:
             finished.remove(job)
+
+    def _on_payload_moved(self, event: PayloadMoved) -> None:
+        job = self._change(event.job_id)
+        self._drop(job.payload_at)
+        self._keep(event.payload_at)
+        job.payload_at = event.payload_at
+
+    def _on_outcome_moved(self, event: OutcomeMoved) -> None:
+        self._set_outcome(self._change(event.job_id), event.outcome_at)
 
     def _return(self, job: Job) -> None:
         job.due_ms = 0
@@ -418,6 +596,8 @@ class PartitionState:
         LeaseExpired: _on_expired,
         BackoffOver: _on_backoff_over,
         JobForgotten: _on_forgotten,
+        PayloadMoved: _on_payload_moved,
+        OutcomeMoved: _on_outcome_moved,
     }
 
 

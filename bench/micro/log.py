@@ -51,7 +51,7 @@ def _rate(log: Log, batch: int, seconds: float) -> float:
         assert log.reserve(size, keep_bytes=RESERVE_BYTES), "the disk is full"
         events: list[Event] = []
         for job_id in ids:
-            events.append(JobEnqueued(job_id, log.next_blob_at(), 3, _NOW_MS, "owner"))
+            events.append(JobEnqueued(job_id, log.next_blob_at(len(payload)), 3, _NOW_MS, "owner"))
             log.stage(payload)
         log.commit(events, _NOW_MS)
         log.make_room(_NOW_MS)

@@ -259,7 +259,7 @@ def _real_log(directory: Path, jobs: int) -> list[int]:
     places = [log._tail.offset_bytes]
     for index in range(jobs):
         command = enqueue(index, f"payload {index}".encode())
-        applied = state.apply(command, START_MS, log.next_blob_at())
+        applied = state.apply(command, START_MS, log.next_blob_at(len(command.payload)))
         log.stage(command.payload)
         log.commit(applied.events, START_MS)
         places.append(log._tail.offset_bytes)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from partitions.checkpoint import Checkpoints
 from partitions.job import Job, Outcome, State
 from partitions.log import Identity, Sizes
 from partitions.messages import (
@@ -62,12 +63,32 @@ def enqueue(index: int, payload: bytes = b"payload", max_retries: int = 3) -> En
 class Driver:
     """A running partition on ``disk``."""
 
-    def __init__(self, disk: FakeDisk, policy: Policy | None = None, sizes: Sizes = SMALL) -> None:
+    def __init__(
+        self,
+        disk: FakeDisk,
+        policy: Policy | None = None,
+        sizes: Sizes = SMALL,
+        checkpoint_bytes: int | None = None,
+    ) -> None:
+        """With ``checkpoint_bytes``, that much log brings a checkpoint; else there is none."""
         disk.make_directory(DIRECTORY)
         self.disk = disk
         self.state = PartitionState(policy)
         self.found = recover(disk, DIRECTORY, IDENTITY, self.state, sizes)
         self.log = self.found.log
+        self.checkpoints: Checkpoints | None = None
+        if checkpoint_bytes is not None:
+            self.checkpoints = Checkpoints(
+                disk,
+                DIRECTORY,
+                IDENTITY,
+                self.state,
+                self.log,
+                newest=self.found.snapshot,
+                growth_bytes_min=checkpoint_bytes,
+                step_jobs=5,
+                duty=0,
+            )
 
     def handle(self, commands: list[Command], now_ms: int) -> list[Reply]:
         """One batch: its replies are durable.
@@ -79,7 +100,8 @@ class Driver:
         answers: list[Answer] = []
         for command in commands:
             text = text_of(command)
-            applied = self.state.apply(command, now_ms, self.log.next_blob_at() if text else 0)
+            text_at = self.log.next_blob_at(len(text)) if text else 0
+            applied = self.state.apply(command, now_ms, text_at)
             if text and applied.keeps_text:
                 self.log.stage(text)
             events += applied.events
@@ -94,15 +116,21 @@ class Driver:
     def make_room(self, now_ms: int) -> None:
         """What the actor does after the replies went out."""
         self.log.make_room(now_ms)
+        if self.checkpoints is not None:
+            self.checkpoints.step(now_ms)
 
     def view(self, wanted: bytes) -> Reply:
         """The job as readers see it."""
         answer = self.state.find(wanted)
         return filled(answer, Lease(0), self.log.read)
 
-    def payload(self, wanted: bytes) -> bytes:
-        """The job's payload, read back from the disk."""
-        return self.log.read(jobs_of(self.state)[wanted].payload_at)
+    def payload(self, wanted: bytes) -> bytes | None:
+        """The job's payload, read back from the disk; None once nobody needs it: it is ACKED."""
+        job = jobs_of(self.state)[wanted]
+        if job.state is State.ACKED:
+            assert job.payload_at == 0
+            return None
+        return self.log.read(job.payload_at)
 
     def close(self) -> None:
         """End without a word, like a process that is killed."""
@@ -245,7 +273,7 @@ class Ledger:
             if job is None:
                 wrong.append(f"job {each.hex()} is lost")
                 continue
-            if found.payload(each) != command.payload:
+            if found.payload(each) not in (command.payload, None):
                 wrong.append(f"job {each.hex()} has another payload")
             wrong += self._wrong_in(found, job)
         return wrong

@@ -74,7 +74,7 @@ class FakePartition:
         self.faults: list[Fault] = []
         """Used up one by one, a frame each; with none left the partition is well."""
         self.answer: Callable[[Command], Reply] = self.carry_out
-        self._texts = [b""]
+        self._texts = [b""] * 64  # no text is at so low a position
         self._open: dict[trio.SocketStream, trio.CancelScope] = {}
         self._reading = trio.Event()
         self._reading.set()

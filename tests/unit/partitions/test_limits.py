@@ -11,6 +11,7 @@ from partitions.events import (
     encode_events,
 )
 from partitions.log import EVENT_BYTES_MAX
+from partitions.positions import OFFSET_MAX
 from partitions.record import BLOB_HEADER_BYTES, RECORD_HEADER_BYTES
 
 LARGE = 2**63 - 1
@@ -27,8 +28,8 @@ def test_the_largest_batch_fits_a_record():
     assert RECORD_HEADER_BYTES + texts + due + events <= limits.RECORD_BYTES_MAX
 
 
-def test_a_place_in_a_segment_fits_the_32_bits_of_a_position():
-    assert limits.SEGMENT_BYTES + limits.RECORD_BYTES_MAX + limits.EXTENT_BYTES < 1 << 32
+def test_a_place_in_a_segment_fits_a_position():
+    assert limits.SEGMENT_BYTES + limits.RECORD_BYTES_MAX + limits.EXTENT_BYTES < OFFSET_MAX
 
 
 def test_the_reserve_holds_all_that_may_be_due_at_once():

@@ -13,6 +13,7 @@ from partitions.errors import BlobUnreadableError
 from partitions.events import BackoffOver, Event, decode_events
 from partitions.limits import TEXT_BYTES_MAX
 from partitions.log import Identity, Log, Sizes, segment_name
+from partitions.positions import make_position, offset_of, segment_of
 from partitions.record import (
     BLOB_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
@@ -59,7 +60,7 @@ def opened(disk: FakeDisk, sizes: Sizes = SIZES) -> Log:
 
 def committed(log: Log, text: bytes, now_ms: int = 1) -> int:
     """One text in a record of its own; returns its position."""
-    position = log.next_blob_at()
+    position = log.next_blob_at(len(text))
     log.stage(text)
     log.commit([EVENT], now_ms)
     return position
@@ -164,14 +165,14 @@ def test_texts_stand_where_they_were_promised_to(disk, log):
     texts = [b"one", b"", b"three" * 50, "vier€".encode()]
     positions = []
     for text in texts:
-        positions.append(log.next_blob_at())
+        positions.append(log.next_blob_at(len(text)))
         log.stage(text)
     log.commit([EVENT], 1)
     assert [log.read(position) for position in positions] == texts
-    assert all(position >> 32 == 1 for position in positions)
+    assert all(segment_of(position) == 1 for position in positions)
     content = disk.content(DIRECTORY / segment_name(1))
     for position, text in zip(positions, texts, strict=True):
-        start = position & 0xFFFF_FFFF
+        start = offset_of(position)
         assert content[start : start + BLOB_HEADER_BYTES + len(text)] == encode_blob(text)
 
 
@@ -191,7 +192,7 @@ def test_any_damage_to_a_text_is_found_when_it_is_read(disk, log):
     text = b"a text of some length"
     position = committed(log, text)
     path = DIRECTORY / segment_name(1)
-    start = position & 0xFFFF_FFFF
+    start = offset_of(position)
     whole = disk.content(path)
     inode = disk._inode(path)
     for place in range(start, start + BLOB_HEADER_BYTES + len(text)):
@@ -204,9 +205,9 @@ def test_any_damage_to_a_text_is_found_when_it_is_read(disk, log):
 
 def test_a_text_behind_the_end_or_in_a_segment_that_is_gone_is_unreadable(log):
     with pytest.raises(BlobUnreadableError, match="file ends"):
-        log.read((1 << 32) | 1_000_000)
+        log.read(make_position(1, 1_000_000, 9))
     with pytest.raises(BlobUnreadableError, match="cannot be read"):
-        log.read((9 << 32) | SEGMENT_HEADER_BYTES)
+        log.read(make_position(9, SEGMENT_HEADER_BYTES, 9))
     with pytest.raises(BlobUnreadableError, match="cannot be read"):
         log.read(0)
 
@@ -299,7 +300,7 @@ def test_a_full_segment_is_followed_by_the_next_one_which_continues_it(disk, log
     log.make_room(now_ms=99)
     second = committed(log, b"in the second")
     assert disk.names(DIRECTORY) == [segment_name(1), segment_name(2)]
-    assert (position >> 32, second >> 32) == (1, 2)
+    assert (segment_of(position), segment_of(second)) == (1, 2)
     assert (log.read(position), log.read(second)) == (b"in the first", b"in the second")
     (first, _), (rest, _) = segments(disk)
     assert rest[0].lsn == first[-1].lsn + 1
@@ -335,7 +336,7 @@ def test_a_roll_that_finds_no_space_goes_on_in_the_old_segment_and_tries_again(d
     disk.faults = Faults()
     position = committed(log, b"still in the first")
     log.make_room(1)
-    assert (position >> 32, log.next_blob_at() >> 32) == (1, 2)
+    assert (segment_of(position), log.tail_segment) == (1, 2)
     assert opened(disk.crash(LOST)).read(position) == b"still in the first"
 
 

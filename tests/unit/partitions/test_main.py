@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-import partitions.__main__ as main
+from partitions import process as inner
 from partitions.actor import Mail
 from partitions.framing import frame
 from partitions.limits import FRAME_BYTES_MAX
@@ -34,7 +34,7 @@ from partitions.messages import (
 )
 from partitions.pipe import Pipe
 from partitions.settings import PartitionSettings
-from tests.support.driver import Driver, enqueue, job_id
+from tests.support.driver import enqueue, job_id
 from tests.support.fake_disk import FakeDisk
 from tests.support.partition_process import TIMEOUT_S, PartitionProcess
 
@@ -205,9 +205,8 @@ def open_sockets(pid: int) -> int:
 
 async def test_a_front_that_waits_for_the_mailbox_of_an_actor_that_died_is_no_fault_of_its_own():
     # Else the disk's fault would come up among others, as a traceback instead of one line.
-    driver = Driver(FakeDisk())
     settings = PartitionSettings(0, 1, "/data/p-0000", "/run/p.sock")
-    process = main.PartitionProcess(settings, driver.state, driver.found)
+    process = inner.PartitionProcess(settings, FakeDisk())
     ours, theirs = socket.socketpair()
     send, receive = trio.open_memory_channel[Mail](0)
     pipe = Pipe(theirs)

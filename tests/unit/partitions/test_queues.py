@@ -8,7 +8,7 @@ from partitions.queues import ReadyQueue
 
 
 def job(number: int) -> Job:
-    return Job(number.to_bytes(16, "big"), number, 1, 3, 0, "owner")
+    return Job(number.to_bytes(16, "big"), number, 1, 3, 0)
 
 
 def test_an_empty_queue_has_no_head():

@@ -1,0 +1,312 @@
+"""Snapshots, and room on the disk: what a partition does between two batches.
+
+A **checkpoint** begins when the log has grown enough since the last one. It writes a snapshot
+in steps, then keeps that one and the one before, and retires every segment that is older
+than both and that no live text is in.
+
+**Copying forward.** When the log holds much more than its live texts, the segment with the
+smallest share of them is read from its beginning, what is still needed is staged anew and
+committed with events that say so, and then it is as good as empty and goes at the next
+checkpoint.
+
+Every step is short (``_STEP_JOBS``, ``_STEP_BYTES``) and is followed by a pause in proportion
+to its length, so that this takes a fifth of the partition's time at most. ``longest_step_ms``
+is what it costs a client at worst. Everything is synced by the thread that calls.
+
+A disk without room abandons what is under way, to be tried again later; any other failure
+is the partition's end, as everywhere.
+"""
+
+import logging
+import time
+from collections import deque
+from pathlib import Path
+from typing import Final
+
+from partitions.disk import Disk
+from partitions.errors import BlobUnreadableError
+from partitions.events import Event, decode_events, position_in
+from partitions.log import NO_SPACE, Identity, Log, Segment
+from partitions.positions import size_of
+from partitions.record import RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES
+from partitions.snapshot import SnapshotHead, SnapshotWriter
+from partitions.state import PartitionState
+
+_logger: Final = logging.getLogger("queue_node.partition")
+
+_STEP_JOBS: Final = 2_000
+_STEP_BYTES: Final = 256 << 10
+_STEP_EVENTS: Final = 1_000
+_EVENT_BYTES: Final = 64
+"""More than a moved text's event takes."""
+_STEP_RECORDS: Final = 64
+_DUTY: Final = 4
+"""A step of 1 ms is followed by a pause of 4 ms."""
+_GROWTH_BYTES_MIN: Final = 24 << 20
+"""A checkpoint is due after this much log; or, if that is more, after half of the live data,
+or as much as a snapshot takes, so that snapshots cost no more writing than the log itself."""
+_GARBAGE_SHARE: Final = 0.3
+"""Copying forward begins when the log is larger than its live data by this and a segment."""
+_RETRY_MS: Final = 10_000
+_KEPT_SNAPSHOTS: Final = 2
+
+
+class Checkpoints:
+    """Decides when, does a step at a time; one owner, the actor."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        directory: Path,
+        identity: Identity,
+        state: PartitionState,
+        log: Log,
+        *,
+        newest: SnapshotHead | None = None,
+        growth_bytes_min: int = _GROWTH_BYTES_MIN,
+        step_jobs: int = _STEP_JOBS,
+        duty: int = _DUTY,
+    ) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._identity = identity
+        self._state = state
+        self._log = log
+        self._growth_bytes_min = growth_bytes_min
+        self._step_jobs = step_jobs
+        self._duty = duty
+        self._newest_lsn = 0 if newest is None else newest.lsn
+        self._appended_at_newest = 0
+        self._writer: SnapshotWriter | None = None
+        self._head: SnapshotHead | None = None
+        self._snapshot_bytes = 0
+        self._victim: Segment | None = None
+        self._victim_offset = 0
+        self._victim_events: deque[Event] = deque()
+        self._leaving: list[int] = []
+        self._stuck: set[int] = set()
+        """Segments with a text that cannot be read: copying them forward is given up."""
+        self._next_ms = 0
+        self._began_ms = 0
+        self.longest_step_ms = 0.0
+        """Since the start of the process."""
+
+    @property
+    def next_step_ms(self) -> int | None:
+        """When ``step`` has something to do; None: not before the log has grown."""
+        if self._writer or self._victim or self._leaving or self._is_due():
+            return self._next_ms
+        return None
+
+    def step(self, now_ms: int) -> None:
+        """Do a little, if it is time; between commits only.
+
+        Raises:
+            OSError: the disk failed. The process must end.
+        """
+        if now_ms < self._next_ms:
+            return
+        started = time.perf_counter()
+        if not self._do_something(now_ms):
+            return
+        took_ms = (time.perf_counter() - started) * 1000
+        self.longest_step_ms = max(self.longest_step_ms, took_ms)
+        self._next_ms = max(self._next_ms, now_ms + int(took_ms * self._duty))
+
+    def finish(self, now_ms: int, within_ms: int) -> bool:
+        """On a clean shutdown: a snapshot of all there is, if that can be had in time."""
+        if self._writer is None and self._newest_lsn == self._log.next_lsn - 1:
+            return True
+        give_up_at = time.perf_counter() + within_ms / 1000
+        if self._writer is not None:
+            self._abandon()
+        try:
+            self._begin(now_ms)
+            while self._writer is not None:
+                if time.perf_counter() > give_up_at:
+                    self._abandon()
+                    return False
+                self._write_some(now_ms)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            self._abandon()
+            return False
+        return True
+
+    def _is_due(self) -> bool:
+        growth = self._log.appended_bytes - self._appended_at_newest
+        wanted = max(
+            self._growth_bytes_min, self._state.live_total_bytes // 2, self._snapshot_bytes
+        )
+        return growth >= wanted
+
+    def _do_something(self, now_ms: int) -> bool:
+        try:
+            if self._writer is not None:
+                self._write_some(now_ms)
+            elif self._is_due():
+                self._begin(now_ms)
+            elif self._leaving:
+                # One at a time: a file system takes its time to free 64 MiB.
+                self._log.retire([self._leaving.pop()])
+            elif self._victim is not None:
+                self._copy_some(now_ms)
+            else:
+                return False
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            _logger.error("no room on the disk for a snapshot; trying again later")
+            self._abandon()
+            self._next_ms = now_ms + _RETRY_MS
+        return True
+
+    # Snapshots ----------------------------------------------------------------------------
+
+    def _begin(self, now_ms: int) -> None:
+        identity = self._identity
+        head = SnapshotHead(
+            identity.partition,
+            identity.slot_first,
+            identity.slot_end,
+            self._log.next_lsn - 1,
+            now_ms,
+            self._log.tail_segment,
+            self._state.begin_snapshot(),
+        )
+        self._head, self._began_ms = head, now_ms
+        self._appended_at_newest = self._log.appended_bytes
+        self._writer = SnapshotWriter(self._disk, self._directory, head)
+
+    def _write_some(self, now_ms: int) -> None:
+        assert self._writer is not None
+        if jobs := self._state.next_for_snapshot(self._step_jobs):
+            self._writer.add(jobs)
+            return
+        assert self._head is not None
+        self._writer.finish()
+        _logger.info(
+            "snapshot of %d jobs at record %d: %d bytes in %d ms, longest step so far %.1f ms",
+            self._head.state.jobs,
+            self._head.lsn,
+            self._writer.size_bytes,
+            now_ms - self._began_ms,
+            self.longest_step_ms,
+        )
+        self._snapshot_bytes = self._writer.size_bytes
+        self._writer = None
+        self._newest_lsn = self._head.lsn
+        self._retire()
+        self._choose_victim()
+
+    def _abandon(self) -> None:
+        if self._writer is not None:
+            self._writer.abandon()
+            self._writer = None
+        self._state.abandon_snapshot()
+
+    def _retire(self) -> None:
+        """Keep two snapshots; segments that neither they nor a live text need shall leave."""
+        names = [name for name in self._disk.names(self._directory) if name.endswith(".snap")]
+        for name in names[:-_KEPT_SNAPSHOTS]:
+            self._disk.remove(self._directory / name)
+        kept = names[-_KEPT_SNAPSHOTS:]
+        if len(kept) < _KEPT_SNAPSHOTS:
+            return
+        oldest_lsn = int(kept[0].removesuffix(".snap"))
+        live = self._state.live_bytes
+        self._leaving = [
+            segment.header.number
+            for segment, next_first_lsn in _with_next(self._log)
+            if next_first_lsn - 1 <= oldest_lsn and segment.header.number not in live
+        ]
+
+    # Copying forward ----------------------------------------------------------------------
+
+    def _choose_victim(self) -> None:
+        """The sealed segment with the smallest share of live bytes, if there is much garbage."""
+        self._victim = None
+        live = self._state.live_bytes
+        sealed = self._log.sealed
+        garbage = sum(each.end_bytes - live.get(each.header.number, 0) for each in sealed)
+        candidates = [
+            each
+            for each in sealed
+            if each.header.number in live and each.header.number not in self._stuck
+        ]
+        if candidates and garbage > _GARBAGE_SHARE * self._state.live_total_bytes:
+            self._victim = min(
+                candidates, key=lambda each: live[each.header.number] / each.end_bytes
+            )
+            self._victim_offset = SEGMENT_HEADER_BYTES
+            self._victim_events.clear()
+
+    def _copy_some(self, now_ms: int) -> None:
+        """Copy live texts of the segment, about ``_STEP_BYTES`` of them, in one commit."""
+        assert self._victim is not None
+        events: list[Event] = []
+        records, at_end = 0, False
+        while self._log.staged_bytes < _STEP_BYTES and len(events) < _STEP_EVENTS:
+            if self._victim_events:
+                if not self._has_room_for(self._victim_events[0], len(events)):
+                    self._next_ms = now_ms + _RETRY_MS
+                    break
+                events += self._state.moved(self._victim_events.popleft(), self._move)
+            elif records < _STEP_RECORDS and not at_end:
+                at_end = not self._read_victim()
+                records += 1
+            else:
+                break
+        if events:
+            self._log.commit(events, now_ms)
+            for event in events:
+                self._state.evolve(event)
+        number = self._victim.header.number
+        if at_end and number in self._state.live_bytes:
+            # Nothing is lost by leaving them where they are; ``verify`` tells more.
+            _logger.error(
+                "segment %d: %d bytes of texts could not be copied forward; reading it ended at"
+                " offset %d",
+                number,
+                self._state.live_bytes[number],
+                self._victim_offset,
+            )
+            self._stuck.add(number)
+        if at_end or number not in self._state.live_bytes:
+            self._retire()
+            self._choose_victim()
+
+    def _has_room_for(self, event: Event, events: int) -> bool:
+        """Whether the text that the event put there fits into the commit so far."""
+        text_bytes = size_of(position_in(event))
+        before = RECORD_HEADER_BYTES + self._log.staged_bytes + _EVENT_BYTES * (events + 1)
+        return self._log.reserve(before + text_bytes)
+
+    def _read_victim(self) -> bool:
+        """Take the events of its next record; False when there is none."""
+        assert self._victim is not None
+        number, offset = self._victim.header.number, self._victim_offset
+        record = self._log.read_record(number, offset)
+        if isinstance(record, str):
+            return False
+        self._victim_offset += record.end_bytes
+        self._victim_events.extend(decode_events(record.events))
+        return True
+
+    def _move(self, position: int) -> int | None:
+        try:
+            text = self._log.read(position)
+        except BlobUnreadableError as error:
+            _logger.error("a text is unreadable and stays where it is: %s", error)
+            return None
+        to = self._log.next_blob_at(len(text))
+        self._log.stage(text)
+        return to
+
+
+def _with_next(log: Log) -> list[tuple[Segment, int]]:
+    """``(sealed segment, first lsn of the one after it)``."""
+    sealed = list(log.sealed)
+    firsts = [each.header.first_lsn for each in sealed[1:]] + [log.tail_first_lsn]
+    return list(zip(sealed, firsts, strict=True))

@@ -1,0 +1,213 @@
+"""A partition process from its first byte to its last: listen, recover, serve, drain.
+
+Fronts can connect from the start: they are told how far recovery is, and refuse requests for
+this partition themselves, until they are told that it serves.
+"""
+
+import gc
+import logging
+import socket
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import trio
+
+from partitions.actor import Actor, Mail
+from partitions.checkpoint import Checkpoints
+from partitions.child import say_ready, told_to_stop
+from partitions.clock import SystemClock
+from partitions.disk import Disk
+from partitions.errors import PipeError
+from partitions.limits import MAILBOX_MAILS_MAX
+from partitions.log import Identity
+from partitions.messages import (
+    PUSH_ID,
+    Recovering,
+    Response,
+    decode_requests,
+    encode_responses,
+)
+from partitions.pipe import Pipe
+from partitions.recovery import Recovered, recovering
+from partitions.retry import Backoff
+from partitions.settings import PartitionSettings
+from partitions.slots import first_slot
+from partitions.state import PartitionState, Policy
+
+_LISTEN_BACKLOG: Final = 128
+_PIECE_S: Final = 0.02
+"""Recovery looks after its pipes this often."""
+_SAY_EVERY_S: Final = 0.2
+_LOG_EVERY_S: Final = 1.0
+
+_logger: Final = logging.getLogger("queue_node.partition")
+
+
+class PartitionProcess:
+    """One partition over its Unix socket; the directory's lock is held by the caller."""
+
+    def __init__(self, settings: PartitionSettings, disk: Disk) -> None:
+        self._settings = settings
+        self._disk = disk
+        self._directory = Path(settings.directory)
+        self._identity = Identity(
+            settings.partition,
+            first_slot(settings.partition, settings.partitions),
+            first_slot(settings.partition + 1, settings.partitions),
+        )
+        self._actor: Actor | None = None
+        self._early: set[Pipe] = set()
+        """Fronts that connected before the partition serves."""
+
+    async def run(self) -> None:
+        """Serve until told to stop; then commit what was received, and return.
+
+        Raises:
+            ExceptionGroup: of ``OSError``, the disk failed; of ``CorruptLogError``.
+        """
+        send, receive = trio.open_memory_channel[Mail](MAILBOX_MAILS_MAX)
+        with _listening_socket(self._settings.socket) as listener:
+            async with trio.open_nursery() as nursery, send, trio.open_nursery() as intake:
+                intake.start_soon(self._until_stopped, intake.cancel_scope)
+                intake.start_soon(self._accept, listener, send)
+                self._actor = await self._recovered_actor()
+                nursery.start_soon(self._actor.run, receive)
+                for pipe in self._early:
+                    self._actor.greet(pipe)
+                self._early.clear()
+                say_ready()
+
+    async def _until_stopped(self, intake: trio.CancelScope) -> None:
+        await told_to_stop()
+        # Fronts were drained before us, so nobody waits for what is unread.
+        intake.cancel()
+
+    async def _recovered_actor(self) -> Actor:
+        """Read the log; the actor that goes on where it ends."""
+        settings, identity = self._settings, self._identity
+        state = PartitionState(
+            Policy(
+                slots=range(identity.slot_first, identity.slot_end),
+                backoff=Backoff(settings.retry_backoff_ms, settings.retry_backoff_max_ms),
+                retention_ms=settings.retention_ms,
+                dead_retention_ms=settings.dead_retention_ms,
+            )
+        )
+        found = await self._recover_in_pieces(state)
+        # The jobs that recovery made are no garbage; the collector need not walk them.
+        gc.collect()
+        gc.freeze()
+        return Actor(
+            state,
+            found.log,
+            SystemClock(found.newest_ms),
+            sleep_ms_max=settings.lease_check_interval_ms,
+            partition=settings.partition,
+            partitions=settings.partitions,
+            checkpoints=Checkpoints(
+                self._disk, self._directory, identity, state, found.log, newest=found.snapshot
+            ),
+        )
+
+    async def _recover_in_pieces(self, state: PartitionState) -> Recovered:
+        started = paused = said = logged = time.monotonic()
+        steps = recovering(self._disk, self._directory, self._identity, state)
+        while True:
+            try:
+                share = next(steps)
+            except StopIteration as end:
+                found: Recovered = end.value
+                _report(found, state, time.monotonic() - started)
+                return found
+            now = time.monotonic()
+            if now - logged >= _LOG_EVERY_S:
+                logged = now
+                _logger.info("recovering: %d%%, %d jobs so far", share * 100, len(state))
+            if now - said >= _SAY_EVERY_S:
+                said = now
+                self._say_recovering(int(share * 100))
+            if now - paused >= _PIECE_S:
+                paused = now
+                await trio.lowlevel.checkpoint()
+
+    def _say_recovering(self, done_percent: int) -> None:
+        for pipe in self._early:
+            pipe.send(_recovering(done_percent))
+
+    async def _accept(self, listener: socket.socket, send: trio.MemorySendChannel[Mail]) -> None:
+        async with trio.open_nursery() as nursery:
+            while True:
+                await trio.lowlevel.wait_readable(listener)
+                try:
+                    sock, _ = listener.accept()
+                except BlockingIOError:
+                    continue
+                nursery.start_soon(self._serve_front, Pipe(sock), send)
+
+    async def _serve_front(self, pipe: Pipe, send: trio.MemorySendChannel[Mail]) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pipe.run)
+                if self._actor is None:
+                    self._early.add(pipe)
+                    pipe.send(_recovering(0))
+                else:
+                    self._actor.greet(pipe)
+                await self._read_front(pipe, send)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._early.discard(pipe)
+            if self._actor is not None:
+                self._actor.forget(pipe)
+            pipe.close()
+
+    async def _read_front(self, pipe: Pipe, send: trio.MemorySendChannel[Mail]) -> None:
+        try:
+            while bodies := await pipe.receive():
+                for body in bodies:
+                    mail = Mail(pipe, decode_requests(body))
+                    try:
+                        send.send_nowait(mail)  # costs no pass of the scheduler
+                    except trio.WouldBlock:
+                        await send.send(mail)
+        except (PipeError, msgspec.MsgspecError) as error:
+            # A front is inside the node, but what it sends is still input from outside.
+            _logger.error("a front sent what is no request; its pipe is closed: %s", error)
+        except trio.BrokenResourceError:
+            # The actor died while the mailbox was full; its own fault is what is reported.
+            return
+
+
+def _recovering(done_percent: int) -> bytes:
+    return encode_responses([Response(PUSH_ID, Recovering(done_percent))])
+
+
+def _listening_socket(path: str) -> socket.socket:
+    Path(path).unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.setblocking(False)
+    listener.bind(path)
+    listener.listen(_LISTEN_BACKLOG)
+    return listener
+
+
+def _report(found: Recovered, state: PartitionState, took_s: float) -> None:
+    for bad in found.bad_snapshots:
+        _logger.error("bad snapshot, the one before it or the log stands in for it: %s", bad)
+    _logger.info(
+        "recovered %d jobs, %d of them ready, from %s and %d records in %d segments, in %.3f s",
+        len(state),
+        state.ready,
+        "no snapshot" if found.snapshot is None else f"the snapshot at {found.snapshot.lsn}",
+        found.records,
+        found.segments,
+        took_s,
+    )
+    if found.torn_bytes:
+        _logger.warning(
+            "torn tail: %d bytes that a crash left unfinished were cut off; nobody was told"
+            " that they were stored",
+            found.torn_bytes,
+        )
