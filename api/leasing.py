@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from api.errors import OverloadedError, PartitionUnavailableError
 from api.partition_client import PartitionClient
-from partitions.messages import Lease, NothingReady, Reply
+from partitions.messages import Lease, NothingReady, Reply, StorageFull
 
 
 class Leasing:
@@ -29,6 +29,7 @@ class Leasing:
         """
         command = Lease(duration_ms)
         unasked: PartitionUnavailableError | OverloadedError | None = None
+        full: StorageFull | None = None
         for client in self._in_order():
             try:
                 reply = await client.call(command)
@@ -36,11 +37,14 @@ class Leasing:
                 # One that hangs fills up; the jobs of the others can be leased all the same.
                 unasked = error
                 continue
-            if not isinstance(reply, NothingReady):
+            if isinstance(reply, StorageFull):
+                # Its disk has no room even for a lease; the next one's may.
+                full = reply
+            elif not isinstance(reply, NothingReady):
                 return reply
         if unasked is not None:
             raise unasked
-        return NothingReady()
+        return full or NothingReady()
 
     def _in_order(self) -> Sequence[PartitionClient]:
         clients = self._clients

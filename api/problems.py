@@ -47,7 +47,7 @@ INVALID_JSON: Final = Problem(400, "invalid JSON")
 PAYLOAD_REQUIRED: Final = Problem(400, "payload is required")
 MAX_RETRIES_NEGATIVE: Final = Problem(400, "max_retries must be >= 0")
 STORAGE_FULL: Final = Problem(
-    507, "storage full: the disk has no room for new jobs, try again later", (("Retry-After", "5"),)
+    507, "storage full: the disk has no room for this now, try again later", (("Retry-After", "5"),)
 )
 OVERLOADED: Final = Problem(503, "overloaded: too many requests in flight, try again", _RETRY_SOON)
 PARTITION_DOWN: Final = Problem(

@@ -142,25 +142,31 @@ class Checkpoints:
         return growth >= wanted
 
     def _do_something(self, now_ms: int) -> bool:
+        if self._writer is not None or self._is_due():
+            self._go_on_with_snapshot(now_ms)
+        elif self._leaving:
+            # One at a time: a file system takes its time to free 64 MiB.
+            self._log.retire([self._leaving.pop()])
+        elif self._victim is not None:
+            self._copy_some(now_ms)
+        else:
+            return False
+        return True
+
+    def _go_on_with_snapshot(self, now_ms: int) -> None:
+        # Only here may a disk without room be forgiven: a snapshot is a file of its own, and
+        # an unfinished one is as good as none. In the log a failed write is the end.
         try:
-            if self._writer is not None:
-                self._write_some(now_ms)
-            elif self._is_due():
+            if self._writer is None:
                 self._begin(now_ms)
-            elif self._leaving:
-                # One at a time: a file system takes its time to free 64 MiB.
-                self._log.retire([self._leaving.pop()])
-            elif self._victim is not None:
-                self._copy_some(now_ms)
             else:
-                return False
+                self._write_some(now_ms)
         except OSError as error:
             if error.errno not in NO_SPACE:
                 raise
             _logger.error("no room on the disk for a snapshot; trying again later")
             self._abandon()
             self._next_ms = now_ms + _RETRY_MS
-        return True
 
     # Snapshots ----------------------------------------------------------------------------
 
@@ -308,5 +314,7 @@ class Checkpoints:
 def _with_next(log: Log) -> list[tuple[Segment, int]]:
     """``(sealed segment, first lsn of the one after it)``."""
     sealed = list(log.sealed)
+    if not sealed:
+        return []
     firsts = [each.header.first_lsn for each in sealed[1:]] + [log.tail_first_lsn]
     return list(zip(sealed, firsts, strict=True))

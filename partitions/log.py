@@ -206,6 +206,11 @@ class Log:
             tail.zeros_end_bytes += len(self._zeros)
         return True
 
+    @property
+    def zeros_bytes(self) -> int:
+        """Zeros behind the tail: what a record may take without the disk being asked."""
+        return self._tail.zeros_end_bytes - self._tail.offset_bytes
+
     def next_blob_at(self, text_bytes: int) -> int:
         """Position that the next staged text, of so many bytes, will have once committed."""
         tail = self._tail
@@ -282,12 +287,16 @@ class Log:
 
     def read_record(self, number: int, offset_bytes: int) -> Record | str:
         """The record of a sealed segment that begins there, or why it cannot be read."""
-        file = self._file(number)
-        header = file.read(RECORD_HEADER_BYTES, offset_bytes)
-        size = record_bytes(header)
-        if size is None or size > RECORD_BYTES_MAX:
-            return "no record begins here"
-        data = header + file.read(size - len(header), offset_bytes + len(header))
+        try:
+            file = self._file(number)
+            header = file.read(RECORD_HEADER_BYTES, offset_bytes)
+            size = record_bytes(header)
+            if size is None or size > RECORD_BYTES_MAX:
+                return "no record begins here"
+            data = header + file.read(size - len(header), offset_bytes + len(header))
+        except OSError as error:
+            # One bad sector in an old segment is no reason to end: nothing is written there.
+            return f"cannot be read: {error}"
         return read_record(data, 0, self._sealed[number].header.nonce)
 
     def retire(self, numbers: Sequence[int]) -> None:

@@ -1,0 +1,139 @@
+"""Checkpoints: when, what they keep, and which faults they may forgive."""
+
+import errno
+
+import pytest
+
+from partitions.log import Sizes
+from partitions.messages import Ack, Command, Lease, Leased
+from tests.support.driver import DIRECTORY, START_MS, Driver, enqueue
+from tests.support.fake_disk import FakeDisk, Faults
+
+TINY = Sizes(segment_bytes=1024, extent_bytes=512, reserve_bytes=256)
+
+
+def snapshots(disk: FakeDisk) -> list[str]:
+    return [name for name in disk.names(DIRECTORY) if name.endswith(".snap")]
+
+
+def finished(driver: Driver) -> bool:
+    assert driver.checkpoints is not None
+    return driver.checkpoints.finish(START_MS, 60_000)
+
+
+def test_several_snapshots_of_a_log_with_one_segment_are_taken_and_two_kept():
+    disk = FakeDisk()
+    driver = Driver(disk, checkpoint_bytes=1 << 30)
+    for index in range(4):
+        driver.handle([enqueue(index)], START_MS)
+        assert finished(driver)
+    assert len(snapshots(disk)) == 2
+    assert Driver(disk.restarted(), checkpoint_bytes=1 << 30).found.records == 0
+
+
+def test_growth_within_one_segment_brings_one_snapshot_after_the_other():
+    disk = FakeDisk()
+    driver = Driver(disk, sizes=Sizes(1 << 20, 512, 256), checkpoint_bytes=300)
+    for index in range(60):
+        driver.handle([enqueue(index, b"x" * 50)], START_MS)
+        for _ in range(5):
+            driver.make_room(START_MS)
+    assert len(snapshots(disk)) == 2
+
+
+def test_nothing_new_needs_no_snapshot_at_the_end():
+    disk = FakeDisk()
+    driver = Driver(disk, checkpoint_bytes=1 << 30)
+    driver.handle([enqueue(1)], START_MS)
+    assert finished(driver)
+    before = len(disk.operations)
+    assert finished(driver)
+    assert len(disk.operations) == before
+
+
+def test_a_snapshot_that_takes_too_long_at_the_end_is_given_up_without_a_trace():
+    disk = FakeDisk()
+    driver = Driver(disk, checkpoint_bytes=1 << 30)
+    driver.handle([enqueue(index) for index in range(100)], START_MS)
+    assert driver.checkpoints is not None
+    assert not driver.checkpoints.finish(START_MS, within_ms=-1)
+    assert [name for name in disk.names(DIRECTORY) if "snap" in name] == []
+
+
+@pytest.mark.parametrize("kind", ["create", "write", "sync", "rename"])
+def test_a_disk_without_room_for_a_snapshot_is_forgiven_and_leaves_nothing(kind):
+    disk = FakeDisk()
+    driver = Driver(disk, checkpoint_bytes=100, sizes=Sizes(1 << 20, 1 << 16, 256))
+    driver.handle([enqueue(index) for index in range(10)], START_MS)
+    disk.faults = Faults(fail_at=0, fail_kinds=(kind,), error=errno.ENOSPC, for_good=True)
+    for _ in range(20):
+        assert driver.checkpoints is not None
+        driver.checkpoints.step(START_MS)
+    assert [name for name in disk.names(DIRECTORY) if "snap" in name] == []
+    disk.faults = Faults()
+    for _ in range(20):
+        driver.checkpoints.step(START_MS + 60_000)
+    assert len(snapshots(disk)) == 1
+
+
+def copying(disk: FakeDisk) -> Driver:
+    """A partition that is about to copy texts forward: its log is mostly garbage."""
+    driver = Driver(disk, sizes=TINY, checkpoint_bytes=1 << 30)
+    for index in range(40):
+        replies = driver.handle([enqueue(index, b"x" * 60), Lease(1_000_000)], START_MS)
+        leases = [reply for reply in replies if isinstance(reply, Leased)]
+        acks: list[Command] = [
+            Ack(each.job_id, each.lease_token, None) for each in leases if index % 4
+        ]
+        driver.handle(acks, START_MS)
+        driver.make_room(START_MS)
+    assert finished(driver)
+    assert driver.checkpoints is not None
+    assert driver.checkpoints.next_step_ms is not None, "nothing to copy"
+    return driver
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_failed_sync_of_the_log_is_never_forgiven_while_texts_are_copied(error):
+    disk = FakeDisk()
+    driver = copying(disk)
+    assert driver.checkpoints is not None
+    disk.faults = Faults(fail_at=0, fail_kinds=("sync",), error=error, for_good=True)
+    with pytest.raises(OSError, match="."):
+        for _ in range(200):
+            driver.checkpoints.step(START_MS)
+
+
+def test_copying_forward_frees_the_segments_and_keeps_every_text():
+    disk = FakeDisk()
+    driver = copying(disk)
+    assert driver.checkpoints is not None
+    before = len(disk.names(DIRECTORY))
+    for _ in range(300):
+        driver.make_room(START_MS)
+    driver.handle([enqueue(1_000)], START_MS)
+    assert finished(driver)
+    for _ in range(300):
+        driver.make_room(START_MS)
+    assert len(disk.names(DIRECTORY)) < before // 2
+    again = Driver(disk.restarted(), sizes=TINY)
+    for index in range(0, 40, 4):
+        assert again.payload(enqueue(index).job_id) == b"x" * 60
+
+
+def test_a_segment_that_cannot_be_read_is_left_alone():
+    disk = FakeDisk()
+    driver = copying(disk)
+    assert driver.checkpoints is not None
+    numbers = {each.header.number for each in driver.log.sealed}
+    original = driver.log._file
+
+    def unreadable(number: int):
+        if number in numbers:
+            raise OSError(errno.EIO, "Input/output error")
+        return original(number)
+
+    driver.log._file = unreadable  # type: ignore[method-assign]
+    for _ in range(300):
+        driver.checkpoints.step(START_MS)
+    assert numbers - {each.header.number for each in driver.log.sealed} == set()
