@@ -77,6 +77,7 @@ class Checkpoints:
         self._duty = duty
         self._newest_lsn = 0 if newest is None else newest.lsn
         self._appended_at_newest = 0
+        self._appended_at_begin = 0
         self._writer: SnapshotWriter | None = None
         self._head: SnapshotHead | None = None
         self._snapshot_bytes = 0
@@ -182,7 +183,7 @@ class Checkpoints:
             self._state.begin_snapshot(),
         )
         self._head, self._began_ms = head, now_ms
-        self._appended_at_newest = self._log.appended_bytes
+        self._appended_at_begin = self._log.appended_bytes
         self._writer = SnapshotWriter(self._disk, self._directory, head)
 
     def _write_some(self, now_ms: int) -> None:
@@ -203,6 +204,8 @@ class Checkpoints:
         self._snapshot_bytes = self._writer.size_bytes
         self._writer = None
         self._newest_lsn = self._head.lsn
+        # Only now: one that was abandoned is due again.
+        self._appended_at_newest = self._appended_at_begin
         self._retire()
         self._choose_victim()
 
