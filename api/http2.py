@@ -145,16 +145,27 @@ class _Connection:
         self._door.complain("an HTTP/2 connection failed and was closed", error=error)
 
     async def _read(self) -> None:
-        """Feed the protocol until the client leaves, breaks it, or is idle for too long."""
+        """Feed the protocol until the client leaves, breaks it, or is idle for too long.
+
+        Idle is a connection without a request: bytes that begin none (a head that comes one
+        by one, pings) do not prolong it.
+        """
+        allowed_s = self._door.limits.idle_timeout_ms / 1000
+        idle_since = trio.current_time()
         while not self._protocol.closed:
             data: bytes | None = None
-            with trio.move_on_after(self._door.limits.idle_timeout_ms / 1000):
+            was_idle = self._protocol.idle
+            if not was_idle:
+                idle_since = trio.current_time()
+            with trio.move_on_at(idle_since + allowed_s):
                 try:
                     data = bytes(await self._stream.receive_some(_RECEIVE_BYTES))
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     return
             if data:
                 await self._protocol.handle(RawData(data))
+                if not was_idle or not self._protocol.idle:
+                    idle_since = trio.current_time()
                 if self._protocol.resets_too_often:
                     self._door.complain("an HTTP/2 client resets its streams too often: closed")
                     return

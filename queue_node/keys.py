@@ -87,6 +87,9 @@ def run_with(arguments: argparse.Namespace, settings: KeysConfig) -> int:
         path = str(keystore_path(settings))
         with closing(open_keystore(settings.redis_url, path, settings.key_pepper)) as store:
             _COMMANDS[arguments.keys_command](store, arguments)
+        # A node with another store does not know these keys, and nobody would see why.
+        where = "Redis (REDIS_URL)" if settings.redis_url is not None else path
+        print(f"key store: {where}", file=sys.stderr)
     except KeyStoreError as error:
         raise NodeError(str(error)) from error
     return 0

@@ -107,12 +107,14 @@ def banner(url: str, seeded: Sequence[SeededKey], *, tls: bool) -> str:
     job_id = r"""$(printf %s "$LEASE" | sed 's/.*"job_id" *: *"\([^"]*\)".*/\1/')"""
     lines += [
         "",
-        "Try it with the development keys, shown only this once (the admin key is in the log):",
+        "Try it with the development keys, shown only this once:",
         "",
         f'{curl} {client} -d \'{{"payload": "hello"}}\' {url}/jobs',
         f'LEASE=$({curl} -X POST {worker} {url}/jobs/lease); echo "$LEASE"',
         f"{curl} -w '%{{http_code}}\\n' {worker} -d '{{\"result\": \"done\"}}' "
         f'"{url}/jobs/{job_id}/ack"',
+        "",
+        f"The admin key, which makes others (POST {url}/admin/keys): {token['admin']}",
         "",
     ]
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """TLS: HTTP/1.1 through our door, HTTP/2 by ALPN through Hypercorn's protocol, and bad clients."""
 
+import contextlib
 import os
 import socket
 import struct
@@ -250,6 +251,24 @@ async def test_idle_silent_and_slow_http_2_clients_are_cut(certificates: Certifi
             await client.request("/app/endless")  # nobody reads
             await until(lambda: front.app.running == 1)
             await until(lambda: front.front.connections == 0)
+
+
+async def test_an_http_2_head_that_comes_byte_by_byte_is_cut(certificates: Certificates) -> None:
+    headers = b"\x82\x84\x87\x41\x01x"  # GET / https, :authority x (HPACK, RFC 7541)
+    frame = len(headers).to_bytes(3, "big") + b"\x01\x05" + (1).to_bytes(4, "big") + headers
+    async with tls_front(certificates, QUICK) as front:
+        stream = await connect_tls(front.port, certificates.client("h2"))
+        await stream.send_all(PREFACE + SETTINGS)
+        sent = 0
+        with contextlib.suppress(trio.BrokenResourceError):
+            while sent < len(frame) - 1 and front.front.connections:
+                await stream.send_all(frame[sent : sent + 1])
+                sent += 1
+                # Each byte comes well within the time that a silent client is given.
+                await trio.sleep(QUICK.idle_timeout_ms / 1000 / 3)
+        assert sent < len(frame) - 1
+        await until(lambda: front.front.connections == 0)
+        await trio.aclose_forcefully(stream)
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
