@@ -311,6 +311,10 @@ CASES = {
 WAYS = ("plain", "plain, TLS", "app", "app, TLS", "HTTP/2")
 
 
+# A failed job that came back meanwhile would be leased before a fresh one.
+ENVIRONMENT = {"MAX_BODY": str(BODY_MAX), "RETRY_BACKOFF": "10m"}
+
+
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     return trustme.CA()
@@ -326,14 +330,14 @@ def tls_node(
     issued.private_key_pem.write_to_path(key)
     for blob in issued.cert_chain_pems:
         blob.write_to_path(certificate, append=True)
-    environment = {"TLS_CERT": str(certificate), "TLS_KEY": str(key), "MAX_BODY": str(BODY_MAX)}
+    environment = {"TLS_CERT": str(certificate), "TLS_KEY": str(key), **ENVIRONMENT}
     with RunningNode(directory, environment) as node:
         yield node
 
 
 @pytest.fixture(scope="module")
 def clear_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
-    with RunningNode(tmp_path_factory.mktemp("node"), {"MAX_BODY": str(BODY_MAX)}) as node:
+    with RunningNode(tmp_path_factory.mktemp("node"), ENVIRONMENT) as node:
         yield node
 
 
