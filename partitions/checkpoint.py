@@ -20,6 +20,7 @@ is the partition's end, as everywhere.
 import logging
 import time
 from collections import deque
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +30,7 @@ from partitions.events import Event, decode_events, position_in
 from partitions.log import NO_SPACE, Identity, Log, Segment
 from partitions.positions import size_of
 from partitions.record import RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES
-from partitions.snapshot import SnapshotHead, SnapshotWriter
+from partitions.snapshot import SnapshotHead, SnapshotWriter, snapshot_lsns, snapshot_name
 from partitions.state import PartitionState
 
 _logger: Final = logging.getLogger("queue_node.partition")
@@ -63,6 +64,7 @@ class Checkpoints:
         log: Log,
         *,
         newest: SnapshotHead | None = None,
+        bad_lsns: Collection[int] = (),
         growth_bytes_min: int = _GROWTH_BYTES_MIN,
         step_jobs: int = _STEP_JOBS,
         duty: int = _DUTY,
@@ -76,6 +78,8 @@ class Checkpoints:
         self._step_jobs = step_jobs
         self._duty = duty
         self._newest_lsn = 0 if newest is None else newest.lsn
+        self._bad_lsns = set(bad_lsns)
+        """Snapshots that no start can use: they must not count as kept."""
         self._appended_at_newest = 0
         self._appended_at_begin = 0
         self._writer: SnapshotWriter | None = None
@@ -138,7 +142,7 @@ class Checkpoints:
     def _is_due(self) -> bool:
         growth = self._log.appended_bytes - self._appended_at_newest
         wanted = max(
-            self._growth_bytes_min, self._state.live_total_bytes // 2, self._snapshot_bytes
+            self._growth_bytes_min, self._state.live.total_bytes // 2, self._snapshot_bytes
         )
         return growth >= wanted
 
@@ -204,6 +208,7 @@ class Checkpoints:
         self._snapshot_bytes = self._writer.size_bytes
         self._writer = None
         self._newest_lsn = self._head.lsn
+        self._bad_lsns.discard(self._head.lsn)  # the good one took its name
         # Only now: one that was abandoned is due again.
         self._appended_at_newest = self._appended_at_begin
         self._retire()
@@ -217,14 +222,17 @@ class Checkpoints:
 
     def _retire(self) -> None:
         """Keep two snapshots; segments that neither they nor a live text need shall leave."""
-        names = [name for name in self._disk.names(self._directory) if name.endswith(".snap")]
-        for name in names[:-_KEPT_SNAPSHOTS]:
-            self._disk.remove(self._directory / name)
-        kept = names[-_KEPT_SNAPSHOTS:]
+        names = self._disk.names(self._directory)
+        good = [lsn for lsn in snapshot_lsns(names) if lsn not in self._bad_lsns]
+        kept = good[-_KEPT_SNAPSHOTS:]
         if len(kept) < _KEPT_SNAPSHOTS:
             return
-        oldest_lsn = int(kept[0].removesuffix(".snap"))
-        live = self._state.live_bytes
+        # A bad one stays until two good ones stand for it.
+        for lsn in [*good[:-_KEPT_SNAPSHOTS], *sorted(self._bad_lsns)]:
+            self._disk.remove(self._directory / snapshot_name(lsn))
+        self._bad_lsns.clear()
+        oldest_lsn = kept[0]
+        live = self._state.live.by_segment
         self._leaving = [
             segment.header.number
             for segment, next_first_lsn in _with_next(self._log)
@@ -236,7 +244,7 @@ class Checkpoints:
     def _choose_victim(self) -> None:
         """The sealed segment with the smallest share of live bytes, if there is much garbage."""
         self._victim = None
-        live = self._state.live_bytes
+        live = self._state.live.by_segment
         sealed = self._log.sealed
         garbage = sum(each.end_bytes - live.get(each.header.number, 0) for each in sealed)
         candidates = [
@@ -244,7 +252,7 @@ class Checkpoints:
             for each in sealed
             if each.header.number in live and each.header.number not in self._stuck
         ]
-        if candidates and garbage > _GARBAGE_SHARE * self._state.live_total_bytes:
+        if candidates and garbage > _GARBAGE_SHARE * self._state.live.total_bytes:
             self._victim = min(
                 candidates, key=lambda each: live[each.header.number] / each.end_bytes
             )
@@ -272,17 +280,17 @@ class Checkpoints:
             for event in events:
                 self._state.evolve(event)
         number = self._victim.header.number
-        if at_end and number in self._state.live_bytes:
+        if at_end and number in self._state.live.by_segment:
             # Nothing is lost by leaving them where they are; ``verify`` tells more.
             _logger.error(
                 "segment %d: %d bytes of texts could not be copied forward; reading it ended at"
                 " offset %d",
                 number,
-                self._state.live_bytes[number],
+                self._state.live.by_segment[number],
                 self._victim_offset,
             )
             self._stuck.add(number)
-        if at_end or number not in self._state.live_bytes:
+        if at_end or number not in self._state.live.by_segment:
             self._retire()
             self._choose_victim()
 

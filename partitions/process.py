@@ -107,7 +107,13 @@ class PartitionProcess:
             partition=settings.partition,
             partitions=settings.partitions,
             checkpoints=Checkpoints(
-                self._disk, self._directory, identity, state, found.log, newest=found.snapshot
+                self._disk,
+                self._directory,
+                identity,
+                state,
+                found.log,
+                newest=found.snapshot,
+                bad_lsns=found.bad_lsns,
             ),
         )
 

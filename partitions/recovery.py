@@ -36,7 +36,13 @@ from partitions.record import (
     decode_segment_header,
     scan,
 )
-from partitions.snapshot import BadSnapshotError, SnapshotHead, load_snapshot, snapshot_name
+from partitions.snapshot import (
+    BadSnapshotError,
+    SnapshotHead,
+    load_snapshot,
+    snapshot_lsns,
+    snapshot_name,
+)
 from partitions.state import PartitionState
 
 _SEGMENT_NAME: Final = re.compile(r"(\d{10})\.seg")
@@ -61,6 +67,11 @@ class Recovered(msgspec.Struct, frozen=True):
     """What the start was from; None: the log alone."""
     bad_snapshots: list[BadSnapshotError]
     """Newer snapshots that did not check."""
+
+    @property
+    def bad_lsns(self) -> list[int]:
+        """By their lsns, those snapshots."""
+        return snapshot_lsns(bad.path.name for bad in self.bad_snapshots)
 
 
 class _Files(msgspec.Struct, frozen=True):
@@ -327,10 +338,11 @@ def _check_whole(
     if snapshot is not None and at.seen_lsn < snapshot.lsn:
         what = f"the log ends before record {snapshot.lsn}, which the snapshot covers"
         raise CorruptLogError(last.path, 0, what)
-    missing = set(state.live_bytes) - set(sealed) - {last.header.number}
+    missing = set(state.live.by_segment) - set(sealed) - {last.header.number}
     if missing:
         number = min(missing)
-        what = f"segment is missing, and {state.live_bytes[number]} bytes of texts in it are needed"
+        needed_bytes = state.live.by_segment[number]
+        what = f"segment is missing, and {needed_bytes} bytes of texts in it are needed"
         raise CorruptLogError(directory / segment_name(number), 0, what)
 
 

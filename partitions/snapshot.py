@@ -15,8 +15,9 @@ It is written beside, synced piece by piece (one sync of everything at the end w
 partition for as long as the disk takes to write all of it), renamed, the directory synced.
 """
 
+import re
 import struct
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 from zlib import crc32
@@ -29,6 +30,7 @@ from partitions.job import Job
 from partitions.state import PartitionState, StateHead
 
 MAGIC: Final = b"QNSNAP\xff\x01"
+_NAME: Final = re.compile(r"(\d{20})\.snap")
 _FRAME: Final = struct.Struct("<II")
 _SYNC_EVERY_BYTES: Final = 1 << 20
 _FRAME_BYTES_MAX: Final = 64 << 20
@@ -65,6 +67,11 @@ class BadSnapshotError(PartitionError):
 def snapshot_name(lsn: int) -> str:
     """File name of the snapshot that covers ``lsn``."""
     return f"{lsn:020}.snap"
+
+
+def snapshot_lsns(names: Iterable[str]) -> list[int]:
+    """What the snapshots among the files of a directory cover, oldest first."""
+    return sorted(int(match[1]) for name in names if (match := _NAME.fullmatch(name)))
 
 
 class SnapshotWriter:

@@ -1,9 +1,9 @@
 """The jobs of one partition: what a command does to them. Pure.
 
-``apply(command, now_ms) -> (events, reply)`` decides, and changes the state only through
-``evolve(event)``, which recovery calls with the same events from the log; so running and
-recovered state cannot differ. The reply must not leave the process before the events are
-durable.
+``apply(command, now_ms) -> (events, reply)`` decides, and changes the state only through the
+``_on_*`` methods, one per event. ``evolve(event)`` is the table of them, and recovery calls it
+with the same events from the log; so running and recovered state cannot differ. The reply must
+not leave the process before the events are durable.
 
 Texts never come here. A command's text, if it has one, will stand at ``text_at`` when the
 events that name that position are committed; replies name positions, and the actor reads
@@ -15,21 +15,20 @@ Invariants, between any two calls:
 * a RUNNING job has a timer at its ``due_ms``, and so has a RETRY job that is not ready;
 * ``attempts`` <= ``attempts_max``; every lease has a token above all earlier ones;
 * a finished job (ACKED, DEAD) is in one of the two ``_finished`` queues, oldest first;
-* ``live_bytes`` counts the texts that some job still needs, for every segment.
+* ``live`` counts the texts that some job still needs, for every segment.
 
 **Snapshots.** ``begin_snapshot`` fixes a moment; ``next_for_snapshot`` then hands out the jobs
-as they were at that moment, a few at a time, while commands go on: a job that is about to
-change before its turn is copied first. So a snapshot of millions of jobs stops nobody.
+as they were at that moment, a few at a time, while commands go on (``cut``).
 """
 
 from collections import deque
 from collections.abc import Callable
-from copy import copy
 from operator import attrgetter
 from typing import Any, Final, assert_never
 
 import msgspec
 
+from partitions.cut import Cut
 from partitions.events import (
     BackoffOver,
     Event,
@@ -44,6 +43,7 @@ from partitions.events import (
 )
 from partitions.job import CREATED_SHIFT, EMPTY_AT, EXPIRED_AT, Job, Outcome, State
 from partitions.limits import DUE_PER_TICK_MAX
+from partitions.live import LiveTexts
 from partitions.messages import (
     Ack,
     AlreadyExists,
@@ -62,7 +62,6 @@ from partitions.messages import (
     Tick,
     WrongPartition,
 )
-from partitions.positions import segment_of, size_of
 from partitions.queues import ReadyQueue
 from partitions.retry import Backoff
 from partitions.slots import SLOTS, slot_of
@@ -143,38 +142,6 @@ class StateHead(msgspec.Struct, frozen=True, array_like=True):
     live_bytes: dict[int, int]
 
 
-class _Snapshot:
-    """The jobs as they were when it began; see the module."""
-
-    def __init__(self, jobs: list[Job], last_number: int) -> None:
-        self._jobs = jobs
-        self._next = 0
-        self._last_number = last_number
-        self._done_number = 0
-        self._copied: set[bytes] = set()
-        self._copies: list[Job] = []
-
-    def preserve(self, job: Job) -> None:
-        """The job is about to change: keep it as it was, unless it was handed out already."""
-        if self._done_number < job.number <= self._last_number and job.job_id not in self._copied:
-            self._copied.add(job.job_id)
-            self._copies.append(copy(job))
-
-    def take(self, count: int) -> list[Job]:
-        """About ``count`` more jobs; empty when all were handed out."""
-        taken = self._copies
-        self._copies = []
-        while len(taken) < count and self._next < len(self._jobs):
-            job = self._jobs[self._next]
-            self._next += 1
-            self._done_number = job.number
-            if job.job_id in self._copied:
-                self._copied.discard(job.job_id)
-            else:
-                taken.append(job)
-        return taken
-
-
 class PartitionState:
     """All jobs of one partition."""
 
@@ -189,11 +156,8 @@ class PartitionState:
         self._last_token = 0
         self._owners: list[str] = []
         self._owner_indexes: dict[str, int] = {}
-        self._snapshot: _Snapshot | None = None
-        self.live_bytes: dict[int, int] = {}
-        """``{segment: bytes of its texts that are still needed}``; see ``positions.size_of``."""
-        self.live_total_bytes = 0
-        """Sum of ``live_bytes``."""
+        self._cut: Cut | None = None
+        self.live = LiveTexts()
         self._caught_up_ms = 0
         self._due_left = 0
 
@@ -256,30 +220,30 @@ class PartitionState:
 
     def begin_snapshot(self) -> StateHead:
         """Fix this moment for ``next_for_snapshot``; one snapshot at a time."""
-        self._snapshot = _Snapshot(list(self._jobs.values()), self._last_number)
+        self._cut = Cut(list(self._jobs.values()), self._last_number)
         return StateHead(
             len(self._jobs),
             self._last_number,
             self._last_token,
             list(self._owners),
-            dict(self.live_bytes),
+            dict(self.live.by_segment),
         )
 
     def next_for_snapshot(self, count: int) -> list[Job]:
-        """About ``count`` jobs that were not handed out yet, as they were at that moment.
+        """At most ``count`` jobs that were not handed out yet, as they were at that moment.
 
         In no order that matters; empty when there are no more, and the snapshot is over. They
         are to be encoded before anything is applied or evolved.
         """
-        assert self._snapshot is not None, "no snapshot was begun"
-        taken = self._snapshot.take(count)
+        assert self._cut is not None, "no snapshot was begun"
+        taken = self._cut.take(count)
         if not taken:
-            self._snapshot = None
+            self._cut = None
         return taken
 
     def abandon_snapshot(self) -> None:
         """Forget the moment that was fixed."""
-        self._snapshot = None
+        self._cut = None
 
     def restore(self, head: StateHead, jobs: list[Job]) -> None:
         """Become what the snapshot holds; this state must be fresh. Takes over ``jobs``."""
@@ -289,8 +253,7 @@ class PartitionState:
         self._last_number, self._last_token = head.last_number, head.last_token
         self._owners = list(head.owners)
         self._owner_indexes = {owner: index for index, owner in enumerate(head.owners)}
-        self.live_bytes = dict(head.live_bytes)
-        self.live_total_bytes = sum(head.live_bytes.values())
+        self.live = LiveTexts(head.live_bytes)
         # Most jobs of a large state are READY: those take no step of Python each.
         self._ready.add_all_fresh([job for job in jobs if job.state is State.READY])
         for job in [job for job in jobs if job.state is not State.READY]:
@@ -324,32 +287,20 @@ class PartitionState:
         return []
 
     def _keep(self, position: int) -> None:
-        """A text is needed from now on; below are the words of ``job``, no texts."""
-        if position <= EMPTY_AT:
-            return
-        segment = segment_of(position)
-        size = size_of(position)
-        self.live_bytes[segment] = self.live_bytes.get(segment, 0) + size
-        self.live_total_bytes += size
+        """A text is needed from now on; what is no position of one has none."""
+        if position > EMPTY_AT:
+            self.live.keep(position)
 
     def _drop(self, position: int) -> None:
         """A text is needed no more."""
-        if position <= EMPTY_AT:
-            return
-        segment = segment_of(position)
-        size = size_of(position)
-        self.live_total_bytes -= size
-        left = self.live_bytes[segment] - size
-        if left:
-            self.live_bytes[segment] = left
-        else:
-            del self.live_bytes[segment]
+        if position > EMPTY_AT:
+            self.live.drop(position)
 
     def _change(self, job_id: bytes) -> Job:
         """The job, to be changed: a snapshot under way gets it as it was."""
         job = self._jobs[job_id]
-        if self._snapshot is not None:
-            self._snapshot.preserve(job)
+        if self._cut is not None:
+            self._cut.preserve(job)
         return job
 
     def _set_outcome(self, job: Job, position: int) -> None:

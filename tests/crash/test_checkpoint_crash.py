@@ -146,7 +146,7 @@ def test_a_start_from_a_snapshot_and_one_from_the_log_alone_find_the_same():
     assert from_snapshot.found.snapshot is not None
     assert from_snapshot.found.records == 0
     assert snapshot(from_snapshot.state) == expected
-    assert from_snapshot.state.live_bytes == from_log.state.live_bytes
+    assert from_snapshot.state.live.by_segment == from_log.state.live.by_segment
 
 
 def test_a_bad_snapshot_falls_back_to_the_one_before_and_says_so():
@@ -178,7 +178,7 @@ def test_a_snapshot_that_is_cut_at_any_byte_is_bad():
 def test_a_missing_segment_that_a_live_text_is_in_is_refused():
     run = played()
     found = driver_on(run.disk.restarted())
-    needed = min(found.state.live_bytes)
+    needed = min(found.state.live.by_segment)
     disk = run.disk.restarted()
     disk.remove(DIRECTORY / f"{needed:010}.seg")
     with pytest.raises(CorruptLogError, match="missing"):

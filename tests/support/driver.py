@@ -85,6 +85,7 @@ class Driver:
                 self.state,
                 self.log,
                 newest=self.found.snapshot,
+                bad_lsns=self.found.bad_lsns,
                 growth_bytes_min=checkpoint_bytes,
                 step_jobs=5,
                 duty=0,

@@ -135,6 +135,41 @@ def test_a_segment_that_cannot_be_read_is_left_alone():
             raise OSError(errno.EIO, "Input/output error")
         return original(number)
 
+    # mypy forbids to replace a method; the fake disk cannot fail the reads of chosen files.
     driver.log._file = unreadable  # type: ignore[method-assign]
     steps(driver)
     assert numbers - {each.header.number for each in driver.log.sealed} == set()
+
+
+def test_a_bad_snapshot_is_not_counted_and_goes_when_two_good_ones_are_there():
+    disk = FakeDisk()
+    driver = Driver(disk, checkpoint_bytes=1 << 30)
+    for index in range(2):
+        driver.handle([enqueue(index)], START_MS)
+        assert finished(driver)
+    good, bad = snapshots(disk)
+    disk.put(DIRECTORY / bad, b"rotten")
+    driver = Driver(disk.restarted(), checkpoint_bytes=1 << 30)
+    driver.handle([enqueue(2)], START_MS)
+    assert finished(driver)
+    newest = snapshots(driver.disk)[-1]
+    assert snapshots(driver.disk) == [good, newest], "the good old one must outlive the bad"
+    # The newest goes bad as well: what is left must be enough.
+    driver.disk.put(DIRECTORY / newest, b"rotten")
+    again = Driver(driver.disk.restarted(), checkpoint_bytes=1 << 30)
+    assert again.found.snapshot is not None
+    assert len(again.state) == 3
+
+
+def test_a_good_snapshot_may_take_the_name_of_a_bad_one():
+    disk = FakeDisk()
+    driver = Driver(disk, checkpoint_bytes=1 << 30)
+    for index in range(2):
+        driver.handle([enqueue(index)], START_MS)
+        assert finished(driver)
+    names = snapshots(disk)
+    disk.put(DIRECTORY / names[1], b"rotten")
+    driver = Driver(disk.restarted(), checkpoint_bytes=1 << 30)
+    assert finished(driver)
+    assert snapshots(driver.disk) == names
+    assert Driver(driver.disk.restarted()).found.bad_snapshots == []

@@ -1,0 +1,160 @@
+"""Snapshot files: there and back, and what is no snapshot."""
+
+import errno
+import struct
+from collections.abc import Generator
+from pathlib import Path
+from zlib import crc32
+
+import msgspec
+import pytest
+
+from partitions.job import Job, State
+from partitions.positions import make_position
+from partitions.snapshot import (
+    MAGIC,
+    BadSnapshotError,
+    SnapshotHead,
+    SnapshotWriter,
+    load_snapshot,
+    read_head,
+    snapshot_lsns,
+    snapshot_name,
+)
+from partitions.state import PartitionState, StateHead
+from tests.support.fake_disk import FakeDisk, Faults, survivals
+
+DIRECTORY = Path("/data")
+JOBS = 25
+PAYLOAD_AT = make_position(1, 64, 100)
+
+
+def job(number: int) -> Job:
+    return Job(number.to_bytes(16, "big"), number, PAYLOAD_AT, 3, 0, State.READY)
+
+
+def head(jobs: int = JOBS, lsn: int = 42) -> SnapshotHead:
+    return SnapshotHead(1, 0, 512, lsn, 9, 2, StateHead(jobs, jobs, 7, ["owner"], {1: 100}))
+
+
+def written(disk: FakeDisk, of: SnapshotHead | None = None) -> Path:
+    disk.make_directory(DIRECTORY)
+    writer = SnapshotWriter(disk, DIRECTORY, of or head())
+    for first in range(1, JOBS + 1, 10):
+        writer.add([job(number) for number in range(first, min(first + 10, JOBS + 1))])
+    writer.finish()
+    return DIRECTORY / snapshot_name((of or head()).lsn)
+
+
+def loaded(disk: FakeDisk, path: Path) -> tuple[SnapshotHead, PartitionState, list[float]]:
+    state, shares = PartitionState(), []
+
+    def run() -> Generator[float, None, SnapshotHead]:
+        return (yield from load_snapshot(disk, path, state))
+
+    steps = run()
+    while True:
+        try:
+            shares.append(next(steps))
+        except StopIteration as end:
+            return end.value, state, shares
+
+
+def frames(*bodies: bytes) -> bytes:
+    crc, data = 0, MAGIC
+    for body in bodies:
+        crc = crc32(body, crc)
+        data += struct.pack("<II", len(body), crc) + body
+    return data
+
+
+def test_what_was_written_is_read():
+    disk = FakeDisk()
+    path = written(disk)
+    found, state, shares = loaded(disk, path)
+    assert found == read_head(disk, path) == head()
+    assert len(state) == state.ready == JOBS
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert state.live.by_segment == {1: 100}
+
+
+def test_a_snapshot_survives_a_power_cut_once_it_is_finished():
+    disk = FakeDisk()
+    path = written(disk)
+    for survival in survivals(seed=1):
+        assert loaded(disk.crash(survival), path)[0] == head()
+
+
+def test_an_unfinished_one_has_no_name_and_an_abandoned_one_leaves_nothing():
+    disk = FakeDisk()
+    disk.make_directory(DIRECTORY)
+    writer = SnapshotWriter(disk, DIRECTORY, head())
+    writer.add([job(1)])
+    assert disk.names(DIRECTORY) == [f"{snapshot_name(42)}.tmp"]
+    writer.abandon()
+    assert disk.names(DIRECTORY) == []
+
+
+def test_a_disk_that_is_full_at_the_first_write_leaves_nothing():
+    disk = FakeDisk(Faults(fail_at=0, fail_kinds=("write",), error=errno.ENOSPC, for_good=True))
+    disk.make_directory(DIRECTORY)
+    with pytest.raises(OSError, match="space"):
+        SnapshotWriter(disk, DIRECTORY, head())
+    assert disk.names(DIRECTORY) == []
+
+
+_HEAD = msgspec.msgpack.encode(head())
+_END = msgspec.msgpack.encode([])
+_ONE = msgspec.msgpack.encode([job(1)])
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "magic"),
+        (b"QNSNAP\xff\x02", "magic"),
+        (MAGIC, "ends before its last frame"),
+        (frames(_END), "no head"),
+        (frames(_HEAD, _END), f"0 of {JOBS} jobs"),
+        (frames(_HEAD, _ONE, _END), f"1 of {JOBS} jobs"),
+        (frames(_HEAD, _ONE), "ends before its last frame"),
+        (frames(_HEAD, _END) + b"\0", "something follows"),
+        (frames(b"\xc1", _END), "cannot be read"),
+        (frames(_HEAD, b"\x91\xc1", _END), "cannot be read"),
+        (frames(_ONE, _END), "cannot be read"),
+        (MAGIC + struct.pack("<II", 1 << 31, 0), "claims 2147483648 bytes"),
+        (frames(_HEAD)[:-1], "claims|checksum"),
+    ],
+)
+def test_anything_else_is_a_bad_snapshot_and_changes_no_state(content, what):
+    disk = FakeDisk()
+    disk.make_directory(DIRECTORY)
+    path = DIRECTORY / snapshot_name(42)
+    disk.put(path, content)
+    state = PartitionState()
+    with pytest.raises(BadSnapshotError, match=what) as caught:
+        list(load_snapshot(disk, path, state))
+    assert caught.value.path == path
+    assert len(state) == 0
+
+
+def test_frames_cannot_be_swapped_or_left_out():
+    disk = FakeDisk()
+    path = written(disk)
+    content = disk.content(path)
+    parts, at = [], len(MAGIC)
+    while at < len(content):
+        (length,) = struct.unpack_from("<I", content, at)
+        parts.append(content[at : at + 8 + length])
+        at += 8 + length
+    assert len(parts) == 5
+    for order in ([0, 2, 1, 3, 4], [0, 2, 3, 4], [0, 1, 1, 2, 3, 4], [1, 0, 2, 3, 4]):
+        disk.put(path, MAGIC + b"".join(parts[index] for index in order))
+        with pytest.raises(BadSnapshotError):
+            loaded(disk, path)
+
+
+def test_names_are_sorted_by_what_they_cover_and_others_are_no_snapshots():
+    names = [snapshot_name(100), "0000000001.seg", snapshot_name(9), f"{snapshot_name(10)}.tmp"]
+    assert snapshot_lsns(names) == [9, 100]
