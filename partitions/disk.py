@@ -66,29 +66,39 @@ class Disk(Protocol):
 class RealFile:
     """A file of the operating system."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, path: Path) -> None:
         self._fd = fd
+        self._path = path
 
     def read(self, size: int, offset: int) -> bytes:
         """See ``File.read``."""
-        data = os.pread(self._fd, size, offset)
-        while len(data) < size:
-            # A read may be cut by a signal or, for huge sizes, by the kernel's own limit.
-            more = os.pread(self._fd, size - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
+        try:
+            data = os.pread(self._fd, size, offset)
+            while len(data) < size:
+                # A read may be cut by a signal or, for huge sizes, by the kernel's own limit.
+                more = os.pread(self._fd, size - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+        except OSError as error:
+            raise self._named(error) from error
         return data
 
     def write(self, data: bytes, offset: int) -> None:
         """See ``File.write``."""
-        written = os.pwrite(self._fd, data, offset)
-        while written < len(data):
-            written += os.pwrite(self._fd, memoryview(data)[written:], offset + written)
+        try:
+            written = os.pwrite(self._fd, data, offset)
+            while written < len(data):
+                written += os.pwrite(self._fd, memoryview(data)[written:], offset + written)
+        except OSError as error:
+            raise self._named(error) from error
 
     def sync(self) -> None:
         """See ``File.sync``."""
-        os.fdatasync(self._fd)
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise self._named(error) from error
 
     def size(self) -> int:
         """See ``File.size``."""
@@ -97,6 +107,10 @@ class RealFile:
     def close(self) -> None:
         """See ``File.close``."""
         os.close(self._fd)
+
+    def _named(self, error: OSError) -> OSError:
+        """The same with the file's name, which an operator wants to read."""
+        return OSError(error.errno, error.strerror, str(self._path))
 
 
 class RealDisk:
@@ -134,12 +148,12 @@ class RealDisk:
     def create(self, path: Path) -> File:
         """See ``Disk.create``."""
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        return RealFile(os.open(path, flags, 0o600))
+        return RealFile(os.open(path, flags, 0o600), path)
 
     def open(self, path: Path, *, writable: bool = False) -> File:
         """See ``Disk.open``."""
         mode = os.O_RDWR if writable else os.O_RDONLY
-        return RealFile(os.open(path, mode | os.O_CLOEXEC))
+        return RealFile(os.open(path, mode | os.O_CLOEXEC), path)
 
     def rename(self, old: Path, new: Path) -> None:
         """See ``Disk.rename``."""

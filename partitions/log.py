@@ -9,7 +9,7 @@
   While they cannot be made, new jobs are refused, and what is left of them is the reserve
   from which acks and leases go on.
 * A full segment is followed by a new one: written beside, synced, renamed, directory
-  synced, and only then used.
+  synced, and only then used. Then the full one is sealed, which costs one more sync.
 
 Any other failure of a write or a sync ends the log: it raises, and the process must end
 too, because nobody knows what the disk holds (``recovery`` finds out).
@@ -40,12 +40,14 @@ from partitions.positions import make_position, offset_of, segment_of
 from partitions.record import (
     BLOB_HEADER_BYTES,
     RECORD_HEADER_BYTES,
+    SEAL_BYTES,
     SEGMENT_HEADER_BYTES,
     Record,
     SegmentHeader,
     decode_blob_header,
     encode_blob,
     encode_record,
+    encode_seal,
     encode_segment_header,
     read_record,
     record_bytes,
@@ -57,6 +59,7 @@ EVENT_BYTES_MAX: Final = 512
 _OPEN_FILES_MAX: Final = 64
 _FIRST_READ_BYTES: Final = 4096
 NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -108,12 +111,16 @@ def create_segment(
     Replaces a segment of the same name, atomically. Returns the open file and where its
     zeros end.
     """
-    file, zeros_end = _write_segment(disk, directory, header, zeros_bytes, records)
-    disk.sync_directory(directory)
+    file, zeros_end = write_segment(disk, directory, header, zeros_bytes, records)
+    try:
+        disk.sync_directory(directory)
+    except OSError:
+        file.close()
+        raise
     return file, zeros_end
 
 
-def _write_segment(
+def write_segment(
     disk: Disk, directory: Path, header: SegmentHeader, zeros_bytes: int, records: bytes = b""
 ) -> tuple[File, int]:
     """``create_segment`` but for the name, which a power cut may still take back."""
@@ -131,6 +138,29 @@ def _write_segment(
         disk.remove(temporary)
         raise
     return file, len(content) + zeros_bytes
+
+
+def rewrite_segment(
+    disk: Disk, directory: Path, header: SegmentHeader, records: bytes, file_bytes: int
+) -> tuple[File, int]:
+    """Make a segment of ``file_bytes`` durable in its own place, which takes no room.
+
+    Every byte is written anew, ``records`` as they are and zeros behind them: what a sync
+    that failed left undone is done then. A power cut meanwhile leaves each page as it was on
+    disk or as it shall be, and what anybody was told is in both. Returns as ``create_segment``.
+    """
+    content = encode_segment_header(header) + records
+    assert len(content) <= file_bytes, "it holds its records"
+    file = disk.open(directory / segment_name(header.number), writable=True)
+    try:
+        file.write(content + bytes(file_bytes - len(content)), 0)
+        file.sync()
+        # Its name may not be on disk either.
+        disk.sync_directory(directory)
+    except OSError:
+        file.close()
+        raise
+    return file, file_bytes
 
 
 class Log:
@@ -328,7 +358,7 @@ class Log:
             prev_crc=old.prev_crc,
         )
         try:
-            file, zeros_end = _write_segment(
+            file, zeros_end = write_segment(
                 self._disk, self._directory, header, self._sizes.extent_bytes
             )
         except OSError as error:
@@ -338,21 +368,43 @@ class Log:
         # No error is forgiven from here on, not even a lack of space: the new name is there,
         # and one more record in the old segment would make the two overlap.
         self._disk.sync_directory(self._directory)
+        self._seal(old)
         self._sealed[old.header.number] = Segment(old.header, old.offset_bytes)
         self._tail = Tail(header, file, SEGMENT_HEADER_BYTES, zeros_end, old.next_lsn, old.prev_crc)
-        self._close_surplus()
+        self._close_surplus(_OPEN_FILES_MAX)
         self._files[header.number] = file
+
+    @staticmethod
+    def _seal(old: Tail) -> None:
+        """Say in the segment that another one follows; once it does, durably.
+
+        Only into zeros that are there already: a seal is worth a sync, but no lack of space.
+        """
+        if old.zeros_end_bytes - old.offset_bytes < SEAL_BYTES:
+            return
+        seal = encode_seal(prev_crc=old.prev_crc, next_lsn=old.next_lsn, nonce=old.header.nonce)
+        old.file.write(seal, old.offset_bytes)
+        old.file.sync()
 
     def _file(self, number: int) -> File:
         file = self._files.get(number)
         if file is None:
-            self._close_surplus()
-            file = self._disk.open(self._directory / segment_name(number))
+            self._close_surplus(_OPEN_FILES_MAX)
+            path = self._directory / segment_name(number)
+            try:
+                file = self._disk.open(path)
+            except OSError as error:
+                if error.errno not in _NO_DESCRIPTOR:
+                    raise
+                # Make do with fewer: what is open now is only kept to save opening it again.
+                self._close_surplus(2)
+                file = self._disk.open(path)
             self._files[number] = file
         return file
 
-    def _close_surplus(self) -> None:
+    def _close_surplus(self, files_max: int) -> None:
+        """Leave room for one more."""
         active = self._tail.header.number
-        while len(self._files) >= _OPEN_FILES_MAX:
+        while len(self._files) >= files_max:
             oldest = next(number for number in self._files if number != active)
             self._files.pop(oldest).close()

@@ -4,6 +4,7 @@ Fronts can connect from the start: they are told how far recovery is, and refuse
 this partition themselves, until they are told that it serves.
 """
 
+import errno
 import gc
 import logging
 import socket
@@ -21,7 +22,7 @@ from partitions.clock import SystemClock
 from partitions.disk import Disk
 from partitions.errors import PipeError
 from partitions.limits import MAILBOX_MAILS_MAX
-from partitions.log import Identity
+from partitions.log import NO_SPACE, Identity
 from partitions.messages import (
     PUSH_ID,
     Recovering,
@@ -40,6 +41,10 @@ _LISTEN_BACKLOG: Final = 128
 _PIECE_S: Final = 0.02
 """Recovery looks after its pipes this often."""
 _SAY_EVERY_S: Final = 0.2
+_NO_ROOM_SLEEP_S: Final = 0.5
+"""How often to look for room when the disk has not even enough to start."""
+_SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_SCARCE_SLEEP_S: Final = 0.1
 _LOG_EVERY_S: Final = 1.0
 
 _logger: Final = logging.getLogger("queue_node.partition")
@@ -87,15 +92,7 @@ class PartitionProcess:
     async def _recovered_actor(self) -> Actor:
         """Read the log; the actor that goes on where it ends."""
         settings, identity = self._settings, self._identity
-        state = PartitionState(
-            Policy(
-                slots=range(identity.slot_first, identity.slot_end),
-                backoff=Backoff(settings.retry_backoff_ms, settings.retry_backoff_max_ms),
-                retention_ms=settings.retention_ms,
-                dead_retention_ms=settings.dead_retention_ms,
-            )
-        )
-        found = await self._recover_in_pieces(state)
+        state, found = await self._recovered()
         # The jobs that recovery made are no garbage; the collector need not walk them.
         gc.collect()
         gc.freeze()
@@ -116,6 +113,30 @@ class PartitionProcess:
                 bad_lsns=found.bad_lsns,
             ),
         )
+
+    async def _recovered(self) -> tuple[PartitionState, Recovered]:
+        """The state in the log. A disk without room even to open it is waited for."""
+        settings, identity = self._settings, self._identity
+        policy = Policy(
+            slots=range(identity.slot_first, identity.slot_end),
+            backoff=Backoff(settings.retry_backoff_ms, settings.retry_backoff_max_ms),
+            retention_ms=settings.retention_ms,
+            dead_retention_ms=settings.dead_retention_ms,
+        )
+        waiting = False
+        while True:
+            state = PartitionState(policy)
+            try:
+                return state, await self._recover_in_pieces(state)
+            except OSError as error:
+                if error.errno not in NO_SPACE:
+                    raise
+                if not waiting:
+                    waiting = True
+                    _logger.error("disk full: this partition starts when there is room: %s", error)
+            # To begin again from the files is what a new process would do, only sooner: the
+            # supervisor would let it wait longer and longer.
+            await trio.sleep(_NO_ROOM_SLEEP_S)
 
     async def _recover_in_pieces(self, state: PartitionState) -> Recovered:
         started = paused = said = logged = time.monotonic()
@@ -149,6 +170,13 @@ class PartitionProcess:
                 try:
                     sock, _ = listener.accept()
                 except BlockingIOError:
+                    continue
+                except OSError as error:
+                    if error.errno not in _SCARCE:
+                        raise
+                    # No descriptor left: a front waits longer, and nobody else notices.
+                    _logger.warning("a front cannot be let in yet: %s", error)
+                    await trio.sleep(_SCARCE_SLEEP_S)
                     continue
                 nursery.start_soon(self._serve_front, Pipe(sock), send)
 

@@ -5,11 +5,12 @@
 2. The newest snapshot that checks is loaded; a bad one is reported, and the one before it, or
    else the whole log, takes its place.
 3. Every record behind the snapshot is replayed through ``PartitionState.evolve``. Only the
-   last segment may end in a torn tail. Every segment that a live text is in must be there.
+   last segment may end in a torn tail, and only it has no seal (``record``). Every segment that a live text is in must be there.
 4. The valid part of the last segment is copied into a new file, synced, and put in its
    place, at **every** start: after a sync that failed, the page cache may show bytes that
    the disk lacks, so reading them back proves nothing; writing them anew does. Offsets stay
-   the same, and so do all positions.
+   the same, and so do all positions. A disk without room for a copy gets the same bytes
+   written anew in their old place, so that what is stored is served from a full disk too.
 
 Only then does the partition serve. All of it is a generator, so that the process can say how
 far it is and look after its pipes between two pieces.
@@ -26,14 +27,28 @@ import msgspec
 from partitions.disk import Disk
 from partitions.errors import CorruptLogError
 from partitions.events import decode_events
-from partitions.log import Identity, Log, Segment, Sizes, Tail, create_segment, segment_name
+from partitions.log import (
+    NO_SPACE,
+    Identity,
+    Log,
+    Segment,
+    Sizes,
+    Tail,
+    create_segment,
+    rewrite_segment,
+    segment_name,
+    write_segment,
+)
 from partitions.record import (
+    SEAL_BYTES,
     SEGMENT_HEADER_BYTES,
     End,
     LogEnd,
     Record,
     SegmentHeader,
     decode_segment_header,
+    encode_seal,
+    is_zero,
     scan,
 )
 from partitions.snapshot import (
@@ -84,6 +99,14 @@ class _Loaded(msgspec.Struct, frozen=True):
     path: Path
     header: SegmentHeader
     data: bytes
+
+
+class _Before(msgspec.Struct, frozen=True):
+    """The segment before the last one."""
+
+    header: SegmentHeader
+    end: LogEnd
+    file_bytes: int
 
 
 class _Position(msgspec.Struct):
@@ -147,11 +170,13 @@ def recovering(
     sealed = [_sealed(disk, directory, number, identity) for number in older]
     last: _Loaded | None = None
     end: LogEnd | None = None
+    before: _Before | None = None
     for index, number in enumerate(replayed):
         if last is not None and end is not None:
             sealed.append(Segment(last.header, end.offset_bytes))
+            before = _Before(last.header, end, len(last.data))
         last = _load(disk, directory, number, identity)
-        for item in _replay(last, state, at, is_last=number == replayed[-1]):
+        for item in _replay(last, state, at, last_number=replayed[-1]):
             if isinstance(item, LogEnd):
                 end = item
             else:
@@ -160,7 +185,10 @@ def recovering(
     assert last is not None, "there is a segment at least"
     assert end is not None, "a scan ends with an end"
     _check_whole(directory, last, state, snapshot, at, [each.header.number for each in sealed])
+    _check_seals(directory, last, end, before, at)
     _remove(disk, files.leftovers)
+    if before is not None:
+        _seal(disk, directory, before, last.header)
     tail = _copied_tail(disk, directory, last, end, at, sizes)
     log = Log(disk, directory, identity, tail, sizes, sealed)
     return Recovered(
@@ -200,6 +228,7 @@ def _from_snapshot(
 ) -> Generator[float, None, tuple[SnapshotHead | None, list[BadSnapshotError]]]:
     """Restore the newest snapshot that checks; ``(its head, those that did not check)``."""
     bad: list[BadSnapshotError] = []
+    unreadable: OSError | None = None
     for lsn in reversed(lsns):
         path = directory / snapshot_name(lsn)
         try:
@@ -207,11 +236,18 @@ def _from_snapshot(
         except BadSnapshotError as error:
             bad.append(error)
             continue
+        except OSError as error:
+            bad.append(BadSnapshotError(path, 0, f"it cannot be read: {error}"))
+            unreadable = error
+            continue
         owner = Identity(head.partition, head.slot_first, head.slot_end)
         if owner != identity or head.lsn != lsn:
             what = f"snapshot of partition {owner.partition} at lsn {head.lsn}: it is not ours"
             raise CorruptLogError(path, 0, what)
         return head, bad
+    if unreadable is not None:
+        # Without it the log may look damaged, and is not; the disk may do better next time.
+        raise unreadable
     return None, bad
 
 
@@ -273,7 +309,7 @@ def _header(path: Path, data: bytes, number: int, identity: Identity) -> Segment
 
 
 def _replay(
-    segment: _Loaded, state: PartitionState, at: _Position, *, is_last: bool
+    segment: _Loaded, state: PartitionState, at: _Position, *, last_number: int
 ) -> Iterator[Record | LogEnd]:
     """Evolve the records behind ``at``, and move it on; yields some of them, then the end."""
     header = segment.header
@@ -282,7 +318,11 @@ def _replay(
     at.seen_lsn = header.first_lsn - 1
     for item in scan(segment.data, header):
         if isinstance(item, LogEnd):
-            if item.kind is End.CORRUPT or (item.kind is End.TORN and not is_last):
+            if item.kind is End.CORRUPT or (
+                item.kind is End.TORN
+                and header.number != last_number
+                and not (header.number == last_number - 1 and _may_be_seal(segment, item))
+            ):
                 raise CorruptLogError(segment.path, item.offset_bytes, item.what)
             yield item
             return
@@ -346,6 +386,39 @@ def _check_whole(
         raise CorruptLogError(directory / segment_name(number), 0, what)
 
 
+def _may_be_seal(segment: _Loaded, end: LogEnd) -> bool:
+    """Whether what is torn is no longer than a seal, which a crash may have cut."""
+    return is_zero(segment.data, end.offset_bytes + SEAL_BYTES)
+
+
+def _check_seals(
+    directory: Path, last: _Loaded, end: LogEnd, before: _Before | None, at: _Position
+) -> None:
+    """A sealed segment is not the last one; a torn seal has nothing but a new segment behind."""
+    if end.kind is End.SEALED:
+        path = directory / segment_name(last.header.number + 1)
+        what = f"segment is missing: {last.path.name} is sealed, so it was followed by this one"
+        raise CorruptLogError(path, 0, what)
+    if before is not None and before.end.kind is End.TORN and at.seen_lsn >= last.header.first_lsn:
+        path = directory / segment_name(before.header.number)
+        raise CorruptLogError(path, before.end.offset_bytes, before.end.what)
+
+
+def _seal(disk: Disk, directory: Path, before: _Before, after: SegmentHeader) -> None:
+    """Make good what a crash right after a roll left undone. Nothing was written behind it."""
+    offset = before.end.offset_bytes
+    if before.end.kind is End.SEALED or before.file_bytes - offset < SEAL_BYTES:
+        return
+    header = before.header
+    seal = encode_seal(prev_crc=after.prev_crc, next_lsn=after.first_lsn, nonce=header.nonce)
+    file = disk.open(directory / segment_name(header.number), writable=True)
+    try:
+        file.write(seal, offset)
+        file.sync()
+    finally:
+        file.close()
+
+
 def _first_tail(disk: Disk, directory: Path, identity: Identity, sizes: Sizes) -> Tail:
     header = SegmentHeader(
         partition=identity.partition,
@@ -370,7 +443,18 @@ def _copied_tail(
     sizes: Sizes,
 ) -> Tail:
     records = last.data[SEGMENT_HEADER_BYTES : end.offset_bytes]
-    file, zeros_end = create_segment(disk, directory, last.header, sizes.extent_bytes, records)
+    try:
+        file, zeros_end = write_segment(disk, directory, last.header, sizes.extent_bytes, records)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        file, zeros_end = rewrite_segment(
+            disk, directory, last.header, records, file_bytes=len(last.data)
+        )
+    else:
+        # From here on no error is forgiven: the old segment has no name any more, and the new
+        # one's may not last.
+        disk.sync_directory(directory)
     assert at.prev_crc is not None, "settled by then"
     return Tail(last.header, file, end.offset_bytes, zeros_end, at.next_lsn, at.prev_crc)
 

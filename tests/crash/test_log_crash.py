@@ -277,7 +277,7 @@ class _QuickDisk(RealDisk):
 
     def create(self, path: Path):
         super().create(path).close()
-        return _QuickFile(os.open(path, os.O_RDWR))
+        return _QuickFile(os.open(path, os.O_RDWR), path)
 
     def sync_directory(self, path: Path) -> None:
         pass
