@@ -89,6 +89,15 @@ class OutcomeMoved(_Event, frozen=True, tag=9):
     outcome_at: int
 
 
+class TokensRaised(_Event, frozen=True, tag=10):
+    """Every later lease has a token above this one.
+
+    The log was restored from a backup: tokens given after it was made must not come again.
+    """
+
+    last_token: int
+
+
 Event = (
     JobEnqueued
     | JobLeased
@@ -99,6 +108,7 @@ Event = (
     | JobForgotten
     | PayloadMoved
     | OutcomeMoved
+    | TokensRaised
 )
 
 _decoder: Final = msgspec.msgpack.Decoder(list[Event])

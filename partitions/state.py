@@ -40,6 +40,7 @@ from partitions.events import (
     LeaseExpired,
     OutcomeMoved,
     PayloadMoved,
+    TokensRaised,
 )
 from partitions.job import CREATED_SHIFT, EMPTY_AT, EXPIRED_AT, Job, Outcome, State
 from partitions.limits import DUE_PER_TICK_MAX
@@ -271,6 +272,8 @@ class PartitionState:
         ``move(position)`` copies a text and says where it is now. Returns what happened;
         nothing is evolved yet.
         """
+        if isinstance(event, TokensRaised):
+            return []
         job = self._jobs.get(event.job_id)
         if job is None:
             return []
@@ -520,6 +523,9 @@ class PartitionState:
     def _on_outcome_moved(self, event: OutcomeMoved) -> None:
         self._set_outcome(self._change(event.job_id), event.outcome_at)
 
+    def _on_tokens_raised(self, event: TokensRaised) -> None:
+        self._last_token = max(self._last_token, event.last_token)
+
     def _return(self, job: Job) -> None:
         job.due_ms = 0
         self._ready.add_returned(job)
@@ -549,6 +555,7 @@ class PartitionState:
         JobForgotten: _on_forgotten,
         PayloadMoved: _on_payload_moved,
         OutcomeMoved: _on_outcome_moved,
+        TokensRaised: _on_tokens_raised,
     }
 
 

@@ -3,9 +3,10 @@
 What is in it::
 
     lock         held (flock) while a node runs; names its process and runtime directory
-    node.json    {"format": 1, "partitions": N}, written once, when the directory is made
+    node.json    {"format": 1, "partitions": N}: see queue_node/node_file.py
     p-0000/ ...  one directory per partition, its log: see partitions/log.py
     keys.sqlite  the embedded key store, unless REDIS_URL is set
+    reshard/     while ``queue-node reshard`` works: see queue_node/reshard_switch.py
 
 All of it is the operator's secret (payloads, key hashes): directories are 0700, files 0600.
 """
@@ -13,6 +14,7 @@ All of it is the operator's secret (payloads, key hashes): directories are 0700,
 import fcntl
 import logging
 import os
+import shlex
 import shutil
 import stat
 import tempfile
@@ -23,12 +25,20 @@ from typing import Final
 
 import msgspec
 
+from queue_node import reshard_switch
 from queue_node.errors import DirectoryError
+from queue_node.node_file import (
+    FORMAT,
+    KEYS,
+    NODE,
+    NodeFile,
+    partition_name,
+    read_node_file,
+    sync_directory,
+    write_node_file,
+)
 
-_FORMAT: Final = 1
 _LOCK: Final = "lock"
-_NODE: Final = "node.json"
-_KEYS: Final = "keys.sqlite"
 # A new ext4 has it, so an empty file system counts as empty.
 _NOT_OURS_BUT_FINE: Final = {"lost+found"}
 _RUNTIME_PREFIX: Final = "queue-node-"
@@ -37,13 +47,6 @@ _RUNTIME_PATH_MAX: Final = 95
 _SHORT_TEMPORARY: Final = "/tmp"  # noqa: S108 - mkdtemp makes it private
 
 _logger = logging.getLogger(__name__)
-
-
-class _NodeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``node.json``."""
-
-    format: int
-    partitions: int
 
 
 class _Holder(msgspec.Struct, frozen=True):
@@ -66,11 +69,11 @@ class DataDirectory:
     @property
     def keystore_path(self) -> Path:
         """The SQLite file of the embedded key store."""
-        return self.path / _KEYS
+        return self.path / KEYS
 
     def partition_path(self, partition: int) -> Path:
         """The directory of a partition; the partition makes it."""
-        return self.path / f"p-{partition:04d}"
+        return self.path / partition_name(partition)
 
     def partition_socket(self, partition: int) -> Path:
         """Where a partition listens for fronts."""
@@ -84,50 +87,33 @@ class DataDirectory:
         Raises:
             DirectoryError: it was made with another number, or ``node.json`` is damaged.
         """
-        made_with = self._read_node_file()
+        made_with = read_node_file(self.path)
         if made_with is None:
             partitions = asked or default
-            self._write_node_file(_NodeFile(_FORMAT, partitions))
+            write_node_file(self.path, NodeFile(FORMAT, partitions))
             return partitions
+        self._look_after_reshard(made_with)
         if asked is not None and asked != made_with.partitions:
             raise DirectoryError(
                 f"WAL_DIR={self.path} was made with PARTITIONS={made_with.partitions} and can't "
-                f"be used with PARTITIONS={asked}: leave PARTITIONS unset, or set it to "
-                f"{made_with.partitions}"
+                f"be used with PARTITIONS={asked}: leave PARTITIONS unset, or move the jobs with "
+                f"`queue-node reshard --partitions {asked} --directory "
+                f"{shlex.quote(str(self.path))}`"
             )
         return made_with.partitions
 
-    def _read_node_file(self) -> _NodeFile | None:
-        path = self.path / _NODE
-        try:
-            found = msgspec.json.decode(path.read_bytes(), type=_NodeFile)
-        except FileNotFoundError:
-            # Partitions without the file: their number is unknown, and a guess loses jobs.
-            if any(self.path.glob("p-[0-9]*")):
-                raise DirectoryError(f"{path} is missing, but there are partitions") from None
-            return None
-        except msgspec.MsgspecError as error:
-            raise DirectoryError(f"{path} is damaged: {error}") from error
-        except OSError as error:
-            raise DirectoryError(f"{path} can't be read: {error.strerror}") from error
-        if found.format != _FORMAT:
-            raise DirectoryError(f"{path} has format {found.format}; this version knows {_FORMAT}")
-        if found.partitions < 1:
-            raise DirectoryError(f"{path} is damaged: partitions={found.partitions}")
-        return found
-
-    def _write_node_file(self, content: _NodeFile) -> None:
-        path = self.path / _NODE
-        beside = path.with_suffix(".new")
-        try:
-            with beside.open("wb") as file:
-                file.write(msgspec.json.encode(content) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-            _sync_directory(self.path)
-        except OSError as error:
-            raise _unusable(path, error) from error
+    def _look_after_reshard(self, made_with: NodeFile) -> None:
+        if made_with.moving:
+            _logger.info(
+                "a reshard to %d partitions was decided and cut short: finishing it",
+                made_with.partitions,
+            )
+            reshard_switch.finish(self.path)
+        elif reshard_switch.has_leftovers(self.path):
+            _logger.warning(
+                "%s is left over from a reshard that was cut short: the next one removes it",
+                reshard_switch.folder(self.path),
+            )
 
 
 @contextmanager
@@ -169,7 +155,7 @@ def _make(path: Path) -> None:
             _make(path.parent)
         path.mkdir(mode=0o700)
         # After a power cut the directory's own entry must be there, not only what is in it.
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except FileExistsError:
         raise DirectoryError(f"WAL_DIR: {path} is not a directory") from None
     except OSError as error:
@@ -185,7 +171,7 @@ def _keep_private(path: Path) -> None:
         entries = {entry.name for entry in path.iterdir()} - _NOT_OURS_BUT_FINE
     except OSError as error:
         raise _unusable(path, error) from error
-    if entries and _NODE not in entries and _LOCK not in entries:
+    if entries and NODE not in entries and _LOCK not in entries:
         raise DirectoryError(
             f"WAL_DIR={path} has mode {mode:04o} and files of somebody else in it: name a "
             "directory of its own, or chmod it to 0700"
@@ -252,14 +238,6 @@ def _remove_runtime_directory(path: str) -> None:
     found = Path(path)
     if found.is_absolute() and found.name.startswith(_RUNTIME_PREFIX):
         shutil.rmtree(found, ignore_errors=True)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unusable(path: Path, error: OSError) -> DirectoryError:
