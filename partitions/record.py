@@ -30,6 +30,15 @@ and goes on with records, one for each committed batch, then zeros to its end. A
     .. blobs        each: 4 bytes of length, 4 bytes of CRC-32 (seed 0), then the text
     .. events       one msgpack array (``events``)
 
+A **seal** stands behind the last record of a segment that another one follows, so that a
+newest segment that is gone is missed. It is written when the next segment is durable, so a
+crash, or a lack of room, can leave a segment without one::
+
+    4  magic        b"\xff\xfeQS"
+    4  crc          CRC-32, seeded with the nonce, of all that follows in the seal
+    4  prev crc     crc of the last record
+    8  next lsn     first lsn of the next segment
+
 Blobs come before the events so that a blob's place in the file is known before the events
 that name it are encoded. The magic of a record is no UTF-8 and every text is UTF-8, so no
 payload can look like a record; the nonce, which no client learns, guards against the rest.
@@ -38,8 +47,9 @@ payload can look like a record; the nonce, which no client learns, guards agains
 So from the first place that is no valid record:
 
 * nothing but zeros follows: a clean end;
+* a seal that continues the chain, then zeros: a **sealed** end, there is a next segment;
 * something follows, but no valid record anywhere behind: a **torn tail**, to be cut off;
-* a valid record follows further on, or one whose lsn or prev crc does not continue the
+* a valid record or seal follows further on, or one whose lsn or prev crc does not continue the
   chain: **corruption**. Nothing may be skipped.
 """
 
@@ -55,17 +65,21 @@ from partitions.limits import RECORD_BYTES_MAX
 
 SEGMENT_MAGIC: Final = b"QNODE\xff\xfe\x01"
 RECORD_MAGIC: Final = b"\xff\xfeQR"
+SEAL_MAGIC: Final = b"\xff\xfeQS"
 VERSION: Final = 1
 
 _SEGMENT: Final = struct.Struct("<8sHHIIIQQQIII")
 _RECORD: Final = struct.Struct("<4sIIIQQII")
 _AFTER_CRC: Final = struct.Struct("<IIQQII")
 _BLOB: Final = struct.Struct("<II")
+_SEAL: Final = struct.Struct("<4sIIQ")
+_SEAL_AFTER_CRC: Final = struct.Struct("<IQ")
 _CRC: Final = struct.Struct("<I")
 
 SEGMENT_HEADER_BYTES: Final = _SEGMENT.size + _CRC.size
 RECORD_HEADER_BYTES: Final = _RECORD.size
 BLOB_HEADER_BYTES: Final = _BLOB.size
+SEAL_BYTES: Final = _SEAL.size
 assert SEGMENT_HEADER_BYTES == 64
 assert RECORD_HEADER_BYTES == 40
 
@@ -102,6 +116,7 @@ class End(Enum):
     """How the records of a segment end."""
 
     CLEAN = "clean"
+    SEALED = "sealed"
     TORN = "torn"
     CORRUPT = "corrupt"
 
@@ -184,6 +199,22 @@ def encode_record(
     return b"".join((RECORD_MAGIC, _CRC.pack(crc), rest)), crc
 
 
+def encode_seal(*, prev_crc: int, next_lsn: int, nonce: int) -> bytes:
+    """What stands behind the last record of a segment that another one follows."""
+    rest = _SEAL_AFTER_CRC.pack(prev_crc, next_lsn)
+    return SEAL_MAGIC + _CRC.pack(crc32(rest, nonce)) + rest
+
+
+def _read_seal(data: bytes | memoryview, offset: int, nonce: int) -> tuple[int, int] | None:
+    """``(prev crc, next lsn)`` of a seal that checks; None: there is none."""
+    if len(data) - offset < SEAL_BYTES:
+        return None
+    magic, crc, prev_crc, next_lsn = _SEAL.unpack_from(data, offset)
+    if magic != SEAL_MAGIC or crc32(_SEAL_AFTER_CRC.pack(prev_crc, next_lsn), nonce) != crc:
+        return None
+    return prev_crc, next_lsn
+
+
 def record_bytes(header: bytes) -> int | None:
     """Size of the record whose first 40 bytes these claim to be; None: they are none."""
     if len(header) < RECORD_HEADER_BYTES or header[:4] != RECORD_MAGIC:
@@ -225,7 +256,12 @@ def scan(data: bytes | memoryview, header: SegmentHeader) -> Iterator[Record | L
     while True:
         found = read_record(data, offset, header.nonce)
         if isinstance(found, str):
-            yield _end_at(data, offset, header.nonce, found)
+            if _read_seal(data, offset, header.nonce) == (prev_crc, lsn) and is_zero(
+                data, offset + SEAL_BYTES
+            ):
+                yield LogEnd(End.SEALED, offset, "sealed: the next segment follows")
+            else:
+                yield _end_at(data, offset, header.nonce, found)
             return
         if found.lsn != lsn or found.prev_crc != prev_crc:
             what = f"record has lsn {found.lsn} where {lsn} must follow"
@@ -242,14 +278,14 @@ def scan(data: bytes | memoryview, header: SegmentHeader) -> Iterator[Record | L
 def _end_at(data: bytes | memoryview, offset: int, nonce: int, what: str) -> LogEnd:
     if is_zero(data, offset):
         return LogEnd(End.CLEAN, offset, "end of the log")
-    later = _find_valid(data, offset + 1, nonce)
-    if later is None:
+    later = find_record(data, offset + 1, nonce)
+    if later is not None:
+        behind = f"yet record {later.lsn} is valid at offset {later.offset_bytes}"
+    elif (seal := _find_seal(data, offset, nonce)) is not None:
+        behind = f"yet the segment is sealed at offset {seal}"
+    else:
         return LogEnd(End.TORN, offset, what)
-    return LogEnd(
-        End.CORRUPT,
-        offset,
-        f"{what}, yet record {later.lsn} is valid at offset {later.offset_bytes}",
-    )
+    return LogEnd(End.CORRUPT, offset, f"{what}, {behind}")
 
 
 def is_zero(data: bytes | memoryview, offset: int) -> bool:
@@ -262,11 +298,21 @@ def is_zero(data: bytes | memoryview, offset: int) -> bool:
     return True
 
 
-def _find_valid(data: bytes | memoryview, offset: int, nonce: int) -> Record | None:
+def find_record(data: bytes | memoryview, offset: int, nonce: int) -> Record | None:
+    """The first record at or behind ``offset`` that checks by itself."""
     whole = data if isinstance(data, bytes) else bytes(data)
     while (offset := whole.find(RECORD_MAGIC, offset)) >= 0:
         found = read_record(whole, offset, nonce)
         if isinstance(found, Record):
             return found
+        offset += 1
+    return None
+
+
+def _find_seal(data: bytes | memoryview, offset: int, nonce: int) -> int | None:
+    whole = data if isinstance(data, bytes) else bytes(data)
+    while (offset := whole.find(SEAL_MAGIC, offset)) >= 0:
+        if _read_seal(whole, offset, nonce) is not None:
+            return offset
         offset += 1
     return None

@@ -5,7 +5,8 @@
 2. The newest snapshot that checks is loaded; a bad one is reported, and the one before it, or
    else the whole log, takes its place.
 3. Every record behind the snapshot is replayed through ``PartitionState.evolve``. Only the
-   last segment may end in a torn tail, and only it has no seal (``record``). Every segment that a live text is in must be there.
+   last segment may end in a torn tail, and it has no seal (``record``). Every segment that a
+   live text is in must be there.
 4. The valid part of the last segment is copied into a new file, synced, and put in its
    place, at **every** start: after a sync that failed, the page cache may show bytes that
    the disk lacks, so reading them back proves nothing; writing them anew does. Offsets stay
