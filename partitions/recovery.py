@@ -18,7 +18,6 @@ far it is and look after its pipes between two pieces.
 """
 
 import os
-import re
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final
@@ -28,6 +27,7 @@ import msgspec
 from partitions.disk import Disk
 from partitions.errors import CorruptLogError
 from partitions.events import decode_events
+from partitions.files import LoadedSegment, check_header, list_files, load_segment, refuse_foreign
 from partitions.log import (
     NO_SPACE,
     Identity,
@@ -47,7 +47,6 @@ from partitions.record import (
     LogEnd,
     Record,
     SegmentHeader,
-    decode_segment_header,
     encode_seal,
     is_zero,
     scan,
@@ -61,9 +60,6 @@ from partitions.snapshot import (
 )
 from partitions.state import PartitionState
 
-_SEGMENT_NAME: Final = re.compile(r"(\d{10})\.seg")
-_SNAPSHOT_NAME: Final = re.compile(r"(\d{20})\.snap")
-_TEMPORARY_NAME: Final = re.compile(r"(\d{10}\.seg|\d{20}\.snap)\.tmp")
 _SIZES: Final = Sizes()
 _RECORDS_PER_STEP: Final = 256
 
@@ -88,18 +84,6 @@ class Recovered(msgspec.Struct, frozen=True):
     def bad_lsns(self) -> list[int]:
         """By their lsns, those snapshots."""
         return snapshot_lsns(bad.path.name for bad in self.bad_snapshots)
-
-
-class _Files(msgspec.Struct, frozen=True):
-    segments: list[int]
-    snapshots: list[int]
-    leftovers: list[Path]
-
-
-class _Loaded(msgspec.Struct, frozen=True):
-    path: Path
-    header: SegmentHeader
-    data: bytes
 
 
 class _Before(msgspec.Struct, frozen=True):
@@ -154,7 +138,8 @@ def recovering(
         CorruptLogError: the log does not check; nothing was changed.
         OSError: a file could not be read, or the copy not written.
     """
-    files = _files(disk, directory)
+    files = list_files(disk, directory)
+    refuse_foreign(files)
     if not files.segments:
         if files.snapshots:
             path = directory / segment_name(1)
@@ -169,14 +154,14 @@ def recovering(
         at = _Position(snapshot.lsn + 1, None, snapshot.newest_ms)
     older, replayed = _split(directory, files.segments, snapshot)
     sealed = [_sealed(disk, directory, number, identity) for number in older]
-    last: _Loaded | None = None
+    last: LoadedSegment | None = None
     end: LogEnd | None = None
     before: _Before | None = None
     for index, number in enumerate(replayed):
         if last is not None and end is not None:
             sealed.append(Segment(last.header, end.offset_bytes))
             before = _Before(last.header, end, len(last.data))
-        last = _load(disk, directory, number, identity)
+        last = load_segment(disk, directory, number, identity)
         for item in _replay(last, state, at, last_number=replayed[-1]):
             if isinstance(item, LogEnd):
                 end = item
@@ -201,22 +186,6 @@ def recovering(
         snapshot,
         bad,
     )
-
-
-def _files(disk: Disk, directory: Path) -> _Files:
-    found = _Files([], [], [])
-    for name in disk.names(directory):
-        if match := _SEGMENT_NAME.fullmatch(name):
-            found.segments.append(int(match[1]))
-        elif match := _SNAPSHOT_NAME.fullmatch(name):
-            found.snapshots.append(int(match[1]))
-        elif _TEMPORARY_NAME.fullmatch(name):
-            found.leftovers.append(directory / name)
-        else:
-            raise CorruptLogError(
-                directory / name, 0, "not a file of the log; move it away if you put it there"
-            )
-    return found
 
 
 def _remove(disk: Disk, leftovers: list[Path]) -> None:
@@ -276,41 +245,14 @@ def _sealed(disk: Disk, directory: Path, number: int, identity: Identity) -> Seg
     path = directory / segment_name(number)
     file = disk.open(path)
     try:
-        header = _header(path, file.read(SEGMENT_HEADER_BYTES, 0), number, identity)
+        header = check_header(path, file.read(SEGMENT_HEADER_BYTES, 0), number, identity)
         return Segment(header, file.size())
     finally:
         file.close()
 
 
-def _load(disk: Disk, directory: Path, number: int, identity: Identity) -> _Loaded:
-    path = directory / segment_name(number)
-    file = disk.open(path)
-    try:
-        data = file.read(file.size(), 0)
-    finally:
-        file.close()
-    return _Loaded(path, _header(path, data[:SEGMENT_HEADER_BYTES], number, identity), data)
-
-
-def _header(path: Path, data: bytes, number: int, identity: Identity) -> SegmentHeader:
-    header = decode_segment_header(data)
-    if isinstance(header, str):
-        raise CorruptLogError(path, 0, header)
-    if header.number != number:
-        raise CorruptLogError(path, 0, f"this is segment {header.number} under another name")
-    owner = Identity(header.partition, header.slot_first, header.slot_end)
-    if owner != identity:
-        raise CorruptLogError(
-            path,
-            0,
-            f"segment of partition {owner.partition} (slots {owner.slot_first}.."
-            f"{owner.slot_end - 1}), not of partition {identity.partition}",
-        )
-    return header
-
-
 def _replay(
-    segment: _Loaded, state: PartitionState, at: _Position, *, last_number: int
+    segment: LoadedSegment, state: PartitionState, at: _Position, *, last_number: int
 ) -> Iterator[Record | LogEnd]:
     """Evolve the records behind ``at``, and move it on; yields some of them, then the end."""
     header = segment.header
@@ -338,7 +280,7 @@ def _replay(
             yield item
 
 
-def _check_continues(segment: _Loaded, at: _Position) -> None:
+def _check_continues(segment: LoadedSegment, at: _Position) -> None:
     header = segment.header
     if at.prev_crc is None:
         # The first one behind a snapshot: it holds the record that the snapshot ends with,
@@ -355,7 +297,7 @@ def _check_continues(segment: _Loaded, at: _Position) -> None:
         )
 
 
-def _evolve(segment: _Loaded, record: Record, state: PartitionState) -> None:
+def _evolve(segment: LoadedSegment, record: Record, state: PartitionState) -> None:
     try:
         events = decode_events(record.events)
     except msgspec.MsgspecError as error:
@@ -367,7 +309,7 @@ def _evolve(segment: _Loaded, record: Record, state: PartitionState) -> None:
 
 def _check_whole(
     directory: Path,
-    last: _Loaded,
+    last: LoadedSegment,
     state: PartitionState,
     snapshot: SnapshotHead | None,
     at: _Position,
@@ -387,13 +329,13 @@ def _check_whole(
         raise CorruptLogError(directory / segment_name(number), 0, what)
 
 
-def _may_be_seal(segment: _Loaded, end: LogEnd) -> bool:
+def _may_be_seal(segment: LoadedSegment, end: LogEnd) -> bool:
     """Whether what is torn is no longer than a seal, which a crash may have cut."""
     return is_zero(segment.data, end.offset_bytes + SEAL_BYTES)
 
 
 def _check_seals(
-    directory: Path, last: _Loaded, end: LogEnd, before: _Before | None, at: _Position
+    directory: Path, last: LoadedSegment, end: LogEnd, before: _Before | None, at: _Position
 ) -> None:
     """A sealed segment is not the last one; a torn seal has nothing but a new segment behind."""
     if end.kind is End.SEALED:
@@ -438,7 +380,7 @@ def _first_tail(disk: Disk, directory: Path, identity: Identity, sizes: Sizes) -
 def _copied_tail(
     disk: Disk,
     directory: Path,
-    last: _Loaded,
+    last: LoadedSegment,
     end: LogEnd,
     at: _Position,
     sizes: Sizes,
@@ -460,7 +402,7 @@ def _copied_tail(
     return Tail(last.header, file, end.offset_bytes, zeros_end, at.next_lsn, at.prev_crc)
 
 
-def _torn_bytes(last: _Loaded, end: LogEnd) -> int:
+def _torn_bytes(last: LoadedSegment, end: LogEnd) -> int:
     if end.kind is not End.TORN:
         return 0
     return len(last.data[end.offset_bytes :].rstrip(b"\0"))
