@@ -10,6 +10,11 @@ import time
 from typing import Protocol
 
 
+def wall_ms() -> int:
+    """The wall clock, milliseconds since 1970; it may be set forward and back at any time."""
+    return time.time_ns() // 1_000_000
+
+
 class Clock(Protocol):
     """Whoever tells a partition the time."""
 

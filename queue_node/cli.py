@@ -40,6 +40,7 @@ COMMANDS: Final = (
     Command("serve", "queue_node.serve", "run a node until it is told to stop"),
     Command("keys", "queue_node.keys", "make, list and revoke API keys"),
     Command("demo", "queue_node.demo", "hash every file of a folder through a node of its own"),
+    Command("soak", "queue_node.soak.command", "a node under load and attack, checked for hours"),
     Command("bench", "bench.cli", "measure a node"),
 )
 

@@ -75,7 +75,7 @@ class DemoNode:
         Raises:
             DemoError: none of that kind runs.
         """
-        for pid, title in _children_of(self._process.pid):
+        for pid, title in children_of(self._process.pid):
             match = _TITLE.match(title)
             if match is not None and match[1] == kind:
                 os.kill(pid, signal.SIGKILL)
@@ -188,7 +188,7 @@ def _end(processes: "list[subprocess.Popen[bytes]]", ask: Callable[[], None]) ->
             process.wait()
 
 
-def _children_of(parent: int) -> Iterator[tuple[int, str]]:
+def children_of(parent: int) -> Iterator[tuple[int, str]]:
     """``(process id, title)`` of every child that runs."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():

@@ -1,0 +1,329 @@
+"""The clients of a soak: submitters, workers and readers, which note everything in a ledger.
+
+Plain threads with keep-alive connections of ``http.client``: nothing of ours stands between
+what the node sends and what is noted. The rate is the submitters'; they pause while more than
+``_OPEN_MAX`` jobs have not ended, so a node that stands still does not fill up.
+"""
+
+import http.client
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from partitions.clock import wall_ms
+from queue_node.soak.history import Lease, View
+from queue_node.soak.ledger import Ledger
+
+_T = TypeVar("_T")
+
+_TIMEOUT_S: Final = 20.0
+_PAUSE_S: Final = 0.02
+_OPEN_MAX: Final = 1_000
+_HOUSEKEEPING_S: Final = 10.0
+
+_FAILED: Final = 0.1
+_ABANDONED: Final = 0.05
+_LATE: Final = 0.02
+_RESENT: Final = 0.05
+"""Shares of the leases: the attempt fails; the worker dies; it reports when the lease ends,
+plus or minus a fifth; it sends its ack again. The rest is acked."""
+
+_SIZES: Final = (0, 10, 300, 300, 1_000, 5_000)
+_LARGE_BYTES: Final = 100_000
+_LARGE: Final = 0.01
+_WORDS: Final = "\u2603\x00'\"\\\n\u00e4\U0001f40c "
+"""What encoders get wrong: it is in every text."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the node is."""
+
+    port: int
+    client_key: str
+    worker_key: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back; ``status`` None: nothing, and anything may have happened."""
+
+    status: int | None
+    body: Any = None
+    nothing_happened: bool = False
+    """The node vouches for it: a refusal, or a 503 with Retry-After."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """How many clients of each kind, and what they do together."""
+
+    rate: float = 60.0
+    """Jobs submitted a second."""
+    submitters: int = 3
+    workers: int = 6
+    readers: int = 2
+    lease_ms: int = 2_000
+    retention_ms: int = 30_000
+    seed: int = 1
+
+
+class Caller:
+    """One keep-alive connection, made anew whenever it breaks."""
+
+    def __init__(self, port: int, key: str) -> None:
+        self._port = port
+        self._headers = {"Authorization": f"Bearer {key}"}
+        self._connection: http.client.HTTPConnection | None = None
+
+    def call(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Answer:
+        """Ask, and wait for the answer."""
+        if self._connection is None:
+            self._connection = http.client.HTTPConnection(
+                "127.0.0.1", self._port, timeout=_TIMEOUT_S
+            )
+        data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
+        try:
+            self._connection.request(method, path, data, self._headers)
+            response = self._connection.getresponse()
+            text = response.read()
+        except (OSError, http.client.HTTPException):
+            self.close()
+            # Nobody may listen for the moment; do not spin.
+            time.sleep(_PAUSE_S)
+            return Answer(None)
+        status = response.status
+        safe = 400 <= status < 500 or status == 507
+        if status == 503:
+            safe = response.getheader("Retry-After") is not None
+        return Answer(status, json.loads(text) if text else None, safe)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class Load:
+    """All clients in threads, inside a ``with``; after it all of them have ended."""
+
+    def __init__(self, target: Target, ledger: Ledger, crew: Crew) -> None:
+        self._target = target
+        self._ledger = ledger
+        self._crew = crew
+        self._lock = threading.Lock()
+        self._submitting = threading.Event()
+        self._going = threading.Event()
+        self._at_ease = False
+        self.faults: list[BaseException] = []
+        """Bugs of the clients themselves."""
+        roles = (
+            ("submitter", self._submit, crew.submitters),
+            ("worker", self._work, crew.workers),
+            ("reader", self._read, crew.readers),
+        )
+        self._threads = [
+            threading.Thread(target=self._guard, args=(role, name, number), name=f"{name}{number}")
+            for name, role, count in roles
+            for number in range(count)
+        ]
+
+    def __enter__(self) -> Self:
+        self._submitting.set()
+        self._going.set()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._submitting.clear()
+        self._going.clear()
+        for thread in self._threads:
+            thread.join()
+
+    def stop_submitting(self) -> None:
+        """From now on the workers only finish what is there, and abandon nothing."""
+        self._submitting.clear()
+        self._at_ease = True
+
+    def with_ledger(self, do: Callable[[Ledger], _T]) -> _T:
+        """Look into the ledger while nobody writes to it."""
+        with self._lock:
+            return do(self._ledger)
+
+    # The threads --------------------------------------------------------------------------
+
+    def _guard(self, role: Callable[[random.Random, int], None], name: str, number: int) -> None:
+        try:
+            role(random.Random(f"{name} {number} {self._crew.seed}"), number)
+        except BaseException as error:
+            self.faults.append(error)
+
+    def _submit(self, draws: random.Random, number: int) -> None:
+        caller = Caller(self._target.port, self._target.client_key)
+        interval_s = self._crew.submitters / self._crew.rate
+        next_s = time.monotonic()
+        turn = 0
+        while self._submitting.is_set():
+            next_s = max(next_s + interval_s, time.monotonic() - 1)
+            time.sleep(max(0.0, next_s - time.monotonic()))
+            if self._ledger.open < _OPEN_MAX:
+                turn += 1
+                self._submit_one(caller, draws, f"{number}.{turn}")
+        caller.close()
+
+    def _submit_one(self, caller: Caller, draws: random.Random, key: str) -> None:
+        payload = _text(key, draws)
+        max_retries = draws.randint(0, 6)
+        with self._lock:
+            self._ledger.submitting(payload, max_retries, wall_ms())
+        answer = caller.call("POST", "/jobs", {"payload": payload, "max_retries": max_retries})
+        with self._lock:
+            if answer.status == 201:
+                self._ledger.submitted(key, answer.body["job_id"], wall_ms())
+            elif answer.nothing_happened:
+                self._ledger.not_submitted(key)
+            self._ledger.counts.full += answer.status == 507
+            if answer.status not in (201, 503, 507, None):
+                self._ledger.strange(key, f"submit: {answer.status} {answer.body}")
+        if answer.status != 201:
+            time.sleep(_PAUSE_S)
+
+    def _work(self, draws: random.Random, number: int) -> None:
+        del number
+        caller = Caller(self._target.port, self._target.worker_key)
+        while self._going.is_set():
+            answer = caller.call("POST", "/jobs/lease")
+            if answer.status == 200:
+                self._work_on(caller, draws, self._note_lease(answer.body))
+                continue
+            with self._lock:
+                if answer.status in (503, None):
+                    # A partition that died with it may have given a lease: Retry-After says
+                    # that it can be asked again, not that no attempt was used up.
+                    self._ledger.counts.lost_leases += 1
+                elif answer.status not in (404, 507):
+                    self._ledger.strange("lease", f"{answer.status} {answer.body}")
+            time.sleep(_PAUSE_S)
+        caller.close()
+
+    def _note_lease(self, body: Mapping[str, Any]) -> Lease:
+        lease = Lease(
+            body["job_id"],
+            int(body["lease_token"]),
+            body["attempt"],
+            body["payload"],
+            _ms_of(body["lease_until"]),
+        )
+        with self._lock:
+            self._ledger.leased(lease, wall_ms())
+        return lease
+
+    def _work_on(self, caller: Caller, draws: random.Random, lease: Lease) -> None:
+        draw, failed = draws.random(), draws.random() < _FAILED
+        if not self._at_ease:
+            if draw < _ABANDONED:
+                return
+            if draw < _ABANDONED + _LATE:
+                # A worker that is slower than its lease: what it says must change nothing.
+                time.sleep(self._crew.lease_ms * draws.uniform(0.8, 1.2) / 1000)
+        what = "failed" if failed else "done"
+        text = _text(f"{lease.job_id}/{lease.token}/{what}", draws)
+        # A worker whose report was not answered sends it again until it is.
+        while (status := self._report(caller, lease, text, failed=failed)) not in (200, 400, 409):
+            if not self._going.is_set():
+                return
+        if status == 200 and not failed and draws.random() < _RESENT:
+            self._report(caller, lease, text, failed=False)
+            self._report(caller, lease, text + "?", failed=False)
+            with self._lock:
+                self._ledger.counts.resent += 1
+
+    def _report(self, caller: Caller, lease: Lease, text: str, *, failed: bool) -> int | None:
+        """Send one report; its status."""
+        job_id = lease.job_id
+        with self._lock:
+            number = self._ledger.reporting(
+                job_id, lease.token, text, asked_ms := wall_ms(), failed=failed
+            )
+        body = {"lease_token": str(lease.token), "result_error" if failed else "result": text}
+        answer = caller.call("POST", f"/jobs/{job_id}/ack", body)
+        status = answer.status
+        forgotten = status == 400 and asked_ms > lease.lease_until_ms + self._crew.retention_ms
+        with self._lock:
+            self._ledger.reported(
+                job_id, number, status, wall_ms(), refused=answer.nothing_happened
+            )
+            if status not in (200, 409, 503, 507, None) and not forgotten:
+                self._ledger.strange(job_id, f"report: {status} {answer.body}")
+        if status in (503, 507, None):
+            time.sleep(_PAUSE_S)
+        return status
+
+    def _read(self, draws: random.Random, number: int) -> None:
+        del draws
+        caller = Caller(self._target.port, self._target.client_key)
+        swept_s = time.monotonic()
+        while self._going.is_set():
+            with self._lock:
+                job_id = self._ledger.next_to_read(wall_ms())
+                if number == 0 and time.monotonic() - swept_s > _HOUSEKEEPING_S:
+                    swept_s = time.monotonic()
+                    self._ledger.forget_old_doubts(wall_ms())
+            if job_id is None:
+                time.sleep(_PAUSE_S)
+            else:
+                self._read_one(caller, job_id)
+        caller.close()
+
+    def _read_one(self, caller: Caller, job_id: str) -> None:
+        asked_ms = wall_ms()
+        answer = caller.call("GET", f"/jobs/{job_id}")
+        with self._lock:
+            if answer.status in (200, 404):
+                self._ledger.viewed(_view(job_id, answer), asked_ms, wall_ms())
+                return
+            self._ledger.not_viewed(job_id, wall_ms())
+            if answer.status not in (503, None):
+                self._ledger.strange(job_id, f"read: {answer.status} {answer.body}")
+
+    def read_all(self, job_ids: list[str]) -> None:
+        """Read these jobs now, each until there is an answer; the threads must have ended."""
+        caller = Caller(self._target.port, self._target.client_key)
+        for job_id in job_ids:
+            while (answer := caller.call("GET", f"/jobs/{job_id}")).status not in (200, 404):
+                time.sleep(_PAUSE_S)
+            now_ms = wall_ms()
+            self._ledger.viewed(_view(job_id, answer), now_ms, now_ms)
+        caller.close()
+
+
+def _text(key: str, draws: random.Random) -> str:
+    size = _LARGE_BYTES if draws.random() < _LARGE else draws.choice(_SIZES)
+    filler = f"{_WORDS}{draws.getrandbits(64):x} "
+    return f"{key} {(filler * (size // len(filler) + 1))[: size + 1]}"
+
+
+def _view(job_id: str, answer: Answer) -> View:
+    if answer.status == 404:
+        return View(job_id, None)
+    body = answer.body
+    return View(
+        job_id, body["state"], body["attempts"], body.get("result"), body.get("result_error")
+    )
+
+
+def _ms_of(time_text: str) -> int:
+    return round(datetime.fromisoformat(time_text).timestamp() * 1000)
