@@ -163,6 +163,30 @@ def rewrite_segment(
     return file, file_bytes
 
 
+def read_text(file: File, path: Path, offset_bytes: int) -> bytes:
+    """The text whose blob begins there.
+
+    Raises:
+        BlobUnreadableError: it does not read back as it was written.
+    """
+    try:
+        data = file.read(_FIRST_READ_BYTES, offset_bytes)
+        if len(data) < BLOB_HEADER_BYTES:
+            raise BlobUnreadableError(path, offset_bytes, "the file ends before this blob")
+        length, crc = decode_blob_header(data)
+        if length > TEXT_BYTES_MAX:
+            raise BlobUnreadableError(path, offset_bytes, f"blob claims {length} bytes")
+        end = BLOB_HEADER_BYTES + length
+        if end > len(data):
+            data += file.read(end - len(data), offset_bytes + len(data))
+    except OSError as error:
+        raise BlobUnreadableError(path, offset_bytes, f"cannot be read: {error}") from error
+    text = data[BLOB_HEADER_BYTES:end]
+    if len(text) != length or crc32(text) != crc:
+        raise BlobUnreadableError(path, offset_bytes, "blob does not match its checksum")
+    return text
+
+
 class Log:
     """An open log; made by ``recovery``."""
 
@@ -299,21 +323,9 @@ class Log:
         path = self._directory / segment_name(number)
         try:
             file = self._file(number)
-            data = file.read(_FIRST_READ_BYTES, offset)
-            if len(data) < BLOB_HEADER_BYTES:
-                raise BlobUnreadableError(path, offset, "the file ends before this blob")
-            length, crc = decode_blob_header(data)
-            if length > TEXT_BYTES_MAX:
-                raise BlobUnreadableError(path, offset, f"blob claims {length} bytes")
-            end = BLOB_HEADER_BYTES + length
-            if end > len(data):
-                data += file.read(end - len(data), offset + len(data))
         except OSError as error:
             raise BlobUnreadableError(path, offset, f"cannot be read: {error}") from error
-        text = data[BLOB_HEADER_BYTES:end]
-        if len(text) != length or crc32(text) != crc:
-            raise BlobUnreadableError(path, offset, "blob does not match its checksum")
-        return text
+        return read_text(file, path, offset)
 
     def read_record(self, number: int, offset_bytes: int) -> Record | str:
         """The record of a sealed segment that begins there, or why it cannot be read."""

@@ -152,7 +152,7 @@ def recovering(
     at = _Position()
     if snapshot is not None:
         at = _Position(snapshot.lsn + 1, None, snapshot.newest_ms)
-    older, replayed = _split(directory, files.segments, snapshot)
+    older, replayed = split_segments(directory, files.segments, snapshot)
     sealed = [_sealed(disk, directory, number, identity) for number in older]
     last: LoadedSegment | None = None
     end: LogEnd | None = None
@@ -221,10 +221,14 @@ def _from_snapshot(
     return None, bad
 
 
-def _split(
+def split_segments(
     directory: Path, segments: list[int], snapshot: SnapshotHead | None
 ) -> tuple[list[int], list[int]]:
-    """``(segments behind the snapshot, segments to replay)``; the latter have no gap."""
+    """``(segments behind the snapshot, segments to replay)``; the latter have no gap.
+
+    Raises:
+        CorruptLogError: one of those to replay is missing.
+    """
     first = 1 if snapshot is None else snapshot.segment
     older = [number for number in segments if number < first]
     replayed = [number for number in segments if number >= first]

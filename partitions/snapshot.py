@@ -139,7 +139,7 @@ def read_head(disk: Disk, path: Path) -> SnapshotHead:
     Raises:
         BadSnapshotError: it does not say it properly.
     """
-    return next(_frames(disk, path))[0]
+    return next(frames(disk, path))[0]
 
 
 def load_snapshot(
@@ -154,7 +154,7 @@ def load_snapshot(
     """
     jobs: list[Job] = []
     head: SnapshotHead | None = None
-    for head, some in _frames(disk, path):
+    for head, some in frames(disk, path):
         jobs += some
         yield len(jobs) / max(head.state.jobs, 1)
     assert head is not None
@@ -164,8 +164,12 @@ def load_snapshot(
     return head
 
 
-def _frames(disk: Disk, path: Path) -> Iterator[tuple[SnapshotHead, list[Job]]]:
-    """The head and the jobs of each frame that checks, the head's own first."""
+def frames(disk: Disk, path: Path) -> Iterator[tuple[SnapshotHead, list[Job]]]:
+    """The head and the jobs of each frame that checks, the head's own first.
+
+    Raises:
+        BadSnapshotError: the file does not check, from here on.
+    """
     head: SnapshotHead | None = None
     for offset, body in _bodies(disk, path):
         jobs: list[Job] = []
