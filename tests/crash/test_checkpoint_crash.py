@@ -17,6 +17,7 @@ from partitions.snapshot import snapshot_name
 from tests.crash.test_log_crash import POLICY
 from tests.support.driver import DIRECTORY, START_MS, Driver, Ledger, enqueue, snapshot
 from tests.support.fake_disk import FakeDisk, Faults, Halted, survivals
+from tests.support.points import Points
 
 TINY = Sizes(segment_bytes=1024, extent_bytes=512, reserve_bytes=256)
 GROWTH_BYTES = 700
@@ -98,22 +99,25 @@ def test_the_recorded_run_takes_snapshots_copies_texts_and_retires_segments():
     assert losses_on(run.disk.restarted(), run.ledger) == []
 
 
-def test_a_power_cut_at_any_operation_loses_nothing_that_a_client_was_told():
+def test_a_power_cut_at_any_operation_loses_nothing_that_a_client_was_told(points: Points):
     operations = len(played().disk.operations)
-    points = 0
+    tried = 0
     for at in range(operations):
         run = played(Faults(halt_at=at))
         for survival in survivals(seed=at):
             lost = losses_on(run.disk.crash(survival), run.ledger)
             assert lost == [], f"stopped before operation {at}, unsynced: {survival}"
-            points += 1
-    assert points > 1_000
+            tried += 1
+    points.add("fake disk: a run, power cut before an operation", tried)
+    assert tried > 1_000
 
 
 @pytest.mark.parametrize("for_good", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
 @pytest.mark.parametrize("kind", ["create", "write", "sync", "rename", "sync_directory", "remove"])
-def test_a_failing_operation_never_takes_back_what_a_client_was_told(kind, error, for_good):
+def test_a_failing_operation_never_takes_back_what_a_client_was_told(
+    kind, error, for_good, points: Points
+):
     operations = played().disk.operations
     count = sum(operation.kind == kind for operation in operations)
     for at in range(count):
@@ -124,6 +128,7 @@ def test_a_failing_operation_never_takes_back_what_a_client_was_told(kind, error
         for survival in survivals(seed=at)[:2]:
             lost = losses_on(run.disk.crash(survival), run.ledger)
             assert lost == [], f"{kind} {at} failed, then a power cut, unsynced: {survival}"
+        points.add(f"fake disk: a run, {kind} failed", 3)
 
 
 def test_a_start_from_a_snapshot_and_one_from_the_log_alone_find_the_same():

@@ -32,6 +32,7 @@ from tests.support.driver import (
     snapshot,
 )
 from tests.support.fake_disk import FakeDisk, Faults, Halted, Survival, survivals
+from tests.support.points import Points
 
 LEASE_MS = 10_000
 # Backoffs end within a run; leases do not, so the ledger can hold the partition to each one.
@@ -138,7 +139,7 @@ def test_the_recorded_run_has_every_kind_of_operation_and_rolls_several_times():
     assert losses_on(run.disk.restarted(), run.ledger) == []
 
 
-def test_a_power_cut_at_any_operation_loses_nothing_that_a_client_was_told(record_property):
+def test_a_power_cut_at_any_operation_loses_nothing_that_a_client_was_told(points: Points):
     length = len(played().disk.operations)
     tried = set()
     for at in range(length + 1):
@@ -147,11 +148,11 @@ def test_a_power_cut_at_any_operation_loses_nothing_that_a_client_was_told(recor
             lost = losses_after_crash(run, survival)
             assert lost == [], f"stopped before operation {at}, unsynced: {survival}"
             tried.add((at, survival.name))
-    record_property("power_cuts", len(tried))
+    points.add("fake disk: a run, power cut before an operation", len(tried))
     assert len(tried) > 500
 
 
-def test_a_power_cut_during_recovery_loses_nothing_either():
+def test_a_power_cut_during_recovery_loses_nothing_either(points: Points):
     before = played(Faults(halt_at=150))
     length = len(_start(before, Faults()).operations)
     tried = 0
@@ -161,6 +162,7 @@ def test_a_power_cut_during_recovery_loses_nothing_either():
             lost = losses_on(disk.crash(survival), before.ledger)
             assert lost == [], f"stopped before operation {at} of recovery, unsynced: {survival}"
             tried += 1
+    points.add("fake disk: a start, stopped before an operation", tried)
     assert tried >= 30
 
 
@@ -176,7 +178,9 @@ def _start(before: Run, faults: Faults) -> FakeDisk:
 @pytest.mark.parametrize("for_good", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
 @pytest.mark.parametrize("kind", ["create", "write", "sync", "rename", "sync_directory"])
-def test_a_failing_operation_never_takes_back_what_a_client_was_told(kind, error, for_good):
+def test_a_failing_operation_never_takes_back_what_a_client_was_told(
+    kind, error, for_good, points: Points
+):
     operations = played().disk.operations
     count = sum(operation.kind == kind for operation in operations)
     failed = 0
@@ -190,6 +194,7 @@ def test_a_failing_operation_never_takes_back_what_a_client_was_told(kind, error
             assert lost == [], f"{kind} {at} failed, then a power cut, unsynced: {survival}"
         # A new process on the running machine, whose page cache shows what was never written;
         # and after it a power cut, which takes the page cache away.
+        points.add(f"fake disk: a run, {kind} failed", 11)
         restarted = run.disk.restarted()
         lost = run.ledger.losses(Driver(restarted, POLICY))
         assert lost == [], f"{kind} {at} failed, then a restart"
@@ -284,7 +289,9 @@ class _QuickDisk(RealDisk):
 
 
 @pytest.mark.parametrize("behind", ["zeros", "end of file"])
-def test_a_tail_torn_at_any_byte_leaves_exactly_the_records_before_it(tmp_path, behind):
+def test_a_tail_torn_at_any_byte_leaves_exactly_the_records_before_it(
+    tmp_path, behind, points: Points
+):
     whole = tmp_path / "whole"
     whole.mkdir()
     places = _real_log(whole, jobs=5)
@@ -293,6 +300,7 @@ def test_a_tail_torn_at_any_byte_leaves_exactly_the_records_before_it(tmp_path, 
     assert len(content) >= EXTENT_BYTES
     torn = tmp_path / "torn"
     torn.mkdir()
+    points.add("real files: the last record cut at a byte", end + 1 - start)
     for cut in range(start, end + 1):
         zeros = bytes(4096) if behind == "zeros" else b""
         (torn / segment_name(1)).write_bytes(content[:cut] + zeros)

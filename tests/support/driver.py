@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from partitions.checkpoint import Checkpoints
+from partitions.errors import BlobUnreadableError
 from partitions.job import Job, Outcome, State
 from partitions.log import Identity, Sizes
 from partitions.messages import (
@@ -26,6 +27,7 @@ from partitions.messages import (
     LeaseLost,
     Reply,
     Settled,
+    Unreadable,
 )
 from partitions.recovery import recover
 from partitions.slots import SLOTS, make_job_id
@@ -140,6 +142,14 @@ class Driver:
 
 def filled(answer: Answer, command: Command, read: Callable[[int], bytes]) -> Reply:
     """The reply that a front gets; ``read`` gives the text at a position."""
+    try:
+        return _filled(answer, command, read)
+    except BlobUnreadableError:
+        assert isinstance(answer, LeaseGranted | SettledBefore | JobFound)
+        return Unreadable(answer.job_id)
+
+
+def _filled(answer: Answer, command: Command, read: Callable[[int], bytes]) -> Reply:
     match answer:
         case LeaseGranted():
             return Leased(

@@ -27,6 +27,9 @@ PAGE_BYTES = 64
 CHANGES = ("create", "write", "sync", "rename", "remove", "sync_directory")
 """The operations that are counted, and that may fail or be the last one."""
 
+READS = ("names", "open", "read")
+"""These change nothing, so no stop before one of them is special; but they may fail too."""
+
 
 class Halted(BaseException):
     """The machine stopped before this operation. No code under test may catch it."""
@@ -51,12 +54,15 @@ class Faults:
         fail_kinds: tuple[str, ...] = CHANGES,
         error: int = errno.EIO,
         for_good: bool = False,
+        written: float = 0.0,
     ) -> None:
+        """``written``: the share of its data that a failing write leaves behind."""
         self.halt_at = halt_at
         self.fail_at = fail_at
         self.fail_kinds = fail_kinds
         self.error = error
         self.for_good = for_good
+        self.written = written
         self.hits = 0
         self._seen = 0
 
@@ -64,6 +70,10 @@ class Faults:
         """Raise what this operation shall meet. ``fail_at`` counts ``fail_kinds`` only."""
         if index == self.halt_at:
             raise Halted(operation)
+        self.fail(operation)
+
+    def fail(self, operation: Operation) -> None:
+        """Raise when it is this operation's turn to fail."""
         if operation.kind not in self.fail_kinds:
             return
         seen, self._seen = self._seen, self._seen + 1
@@ -177,6 +187,7 @@ class FakeFile:
     def read(self, size: int, offset: int) -> bytes:
         """See ``disk.File``."""
         self._check_open()
+        self._disk.note_read("read", self._path)
         return bytes(self._inode.seen[offset : offset + size])
 
     def write(self, data: bytes, offset: int) -> None:
@@ -184,7 +195,11 @@ class FakeFile:
         self._check_open()
         if not self._writable:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        self._disk.note("write", self._path, len(data))
+        try:
+            self._disk.note("write", self._path, len(data))
+        except OSError:
+            self._inode.write(data[: int(len(data) * self._disk.faults.written)], offset)
+            raise
         fits = self._disk.bytes_that_fit(self._inode, offset, len(data))
         self._inode.write(data[:fits], offset)
         if fits < len(data):
@@ -225,6 +240,7 @@ class FakeDisk:
         self.lies = lies
         self.space_bytes: int | None = None
         self.operations: list[Operation] = []
+        self.reads: list[Operation] = []
         self.open_files = 0
         self._directories: dict[Path, _Directory] = {}
         self._locked: set[Path] = set()
@@ -243,6 +259,7 @@ class FakeDisk:
 
     def names(self, path: Path) -> list[str]:
         """See ``disk.Disk``."""
+        self.note_read("names", path)
         return sorted(self._directory(path).seen)
 
     def create(self, path: Path) -> FakeFile:
@@ -255,6 +272,7 @@ class FakeDisk:
 
     def open(self, path: Path, *, writable: bool = False) -> FakeFile:
         """See ``disk.Disk``."""
+        self.note_read("open", path)
         return FakeFile(self, path, self._inode(path), writable=writable)
 
     def rename(self, old: Path, new: Path) -> None:
@@ -288,6 +306,12 @@ class FakeDisk:
         index = len(self.operations)
         self.operations.append(operation)
         self.faults.check(index, operation)
+
+    def note_read(self, kind: str, path: Path) -> None:
+        """Note an operation that changes nothing."""
+        operation = Operation(kind, path)
+        self.reads.append(operation)
+        self.faults.fail(operation)
 
     def bytes_that_fit(self, inode: _Inode, offset: int, size: int) -> int:
         """How many of ``size`` bytes at ``offset`` there is room for."""

@@ -1,0 +1,54 @@
+"""How many crash and fault points the tests tried: counted, and printed at the end of a run.
+
+A test that walks through such points asks for the fixture ``points`` and counts each kind; it
+asserts itself that there were enough of them. Each point is a run of its own that was
+stopped, cut off or hit by a fault at one particular place, and checked afterwards.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+LONG = os.environ.get("QUEUE_NODE_FAULTS") == "long"
+"""Whether to try many more points: ``QUEUE_NODE_FAULTS=long pytest tests/crash tests/faults``."""
+
+_COUNTS = pytest.StashKey[Counter[str]]()
+
+
+class Points:
+    """What one test counts."""
+
+    def __init__(self, total: Counter[str]) -> None:
+        self._total = total
+
+    def add(self, kind: str, count: int = 1) -> None:
+        """So many more points were tried, and nothing was lost at them."""
+        self._total[kind] += count
+
+
+@pytest.fixture
+def points(request: pytest.FixtureRequest) -> Points:
+    """Counts the points of a test."""
+    return Points(request.config.stash.setdefault(_COUNTS, Counter()))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """The figures of this run."""
+    counts = config.stash.get(_COUNTS, None)
+    if not counts:
+        return
+    terminalreporter.section("crash and fault points")
+    for line in _lines(counts):
+        terminalreporter.write_line(line)
+
+
+def _lines(counts: Counter[str]) -> Iterator[str]:
+    yield "  tried   at 95 %, losses are below"
+    for kind, count in sorted(counts.items()):
+        # No event in n independent tries: its probability is below 3/n (the rule of three).
+        yield f"{count:7,}   {min(3 / count, 1):8.3%}  {kind}"
+    yield f"{counts.total():7,}             in all"
