@@ -8,6 +8,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.node import RunningNode
+from tests.support.points import points, pytest_terminal_summary
+
+__all__ = ["points", "pytest_terminal_summary"]
 
 # No deadlines: how long an example takes says nothing on a machine that others use too.
 _SLOW = (HealthCheck.too_slow,)
