@@ -39,6 +39,9 @@ class Command:
 COMMANDS: Final = (
     Command("serve", "queue_node.serve", "run a node until it is told to stop"),
     Command("keys", "queue_node.keys", "make, list and revoke API keys"),
+    Command("backup", "queue_node.backup", "copy a node's data, while it runs"),
+    Command("restore", "queue_node.restore", "make a data directory of a backup"),
+    Command("reshard", "queue_node.reshard", "move a stopped node to other partitions"),
     Command("demo", "queue_node.demo", "hash every file of a folder through a node of its own"),
     Command("soak", "queue_node.soak.command", "a node under load and attack, checked for hours"),
     Command("bench", "bench.cli", "measure a node"),

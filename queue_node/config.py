@@ -24,7 +24,7 @@ from queue_node.values import Choice, Count, Duration, Kind, NotAllowedError, Si
 
 SeedDevKeys = Literal["auto", "always", "never"]
 
-_PARTITIONS_MAX: Final = 1024
+PARTITIONS_MAX: Final = 1024
 _FRONTS_MAX: Final = 256
 # Fronts drain first and partitions after them, all within DRAIN_SECONDS_MAX.
 DRAIN_SECONDS_MAX: Final = 10.0
@@ -168,7 +168,7 @@ VARIABLES: Final = (
     Variable(
         "PARTITIONS",
         "partitions",
-        Count(1, _PARTITIONS_MAX),
+        Count(1, PARTITIONS_MAX),
         "partition processes; fixed when the data directory is made",
         unset="half the cores, at least 1",
     ),

@@ -38,7 +38,7 @@ from queue_node.node_file import (
     write_node_file,
 )
 
-_LOCK: Final = "lock"
+LOCK: Final = "lock"
 # A new ext4 has it, so an empty file system counts as empty.
 _NOT_OURS_BUT_FINE: Final = {"lost+found"}
 _RUNTIME_PREFIX: Final = "queue-node-"
@@ -127,7 +127,7 @@ def hold(wal_dir: str) -> Iterator[DataDirectory]:
     _make(path)
     _keep_private(path)
     try:
-        lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise _unusable(path, error) from error
     try:
@@ -171,7 +171,7 @@ def _keep_private(path: Path) -> None:
         entries = {entry.name for entry in path.iterdir()} - _NOT_OURS_BUT_FINE
     except OSError as error:
         raise _unusable(path, error) from error
-    if entries and NODE not in entries and _LOCK not in entries:
+    if entries and NODE not in entries and LOCK not in entries:
         raise DirectoryError(
             f"WAL_DIR={path} has mode {mode:04o} and files of somebody else in it: name a "
             "directory of its own, or chmod it to 0700"

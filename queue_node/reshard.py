@@ -1,0 +1,213 @@
+"""``queue-node reshard --partitions M``: a stopped node's jobs in M partitions.
+
+The old data is only read; the new partitions are built and checked beside it, and take its
+place by the steps of ``reshard_switch``. Killed before the decision, the node is as it was;
+killed after it, the next reshard or start finishes the renames. Nothing is lost or doubled.
+"""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from partitions.census import Census
+from partitions.copying import files_of
+from partitions.disk import RealDisk
+from partitions.errors import DirectoryInUseError
+from partitions.regroup import Source, identity_of, loading, regrouping
+from queue_node import config, reshard_switch
+from queue_node.census import Count, count_jobs, count_of, rows_of
+from queue_node.config import PARTITIONS_MAX
+from queue_node.directory import hold
+from queue_node.errors import DirectoryError, NodeError
+from queue_node.node_file import partition_name, read_node_file
+from queue_node.offline import (
+    add_common_arguments,
+    check_room,
+    data_directory,
+    free_bytes,
+    plain_faults,
+)
+from queue_node.progress import Stages, print_summary, size, stages
+
+_JOB_BYTES: Final = 100
+"""About what a job takes in a snapshot and its events (guess: 44 and 30 measured)."""
+_disk: Final = RealDisk()
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What was done, or with ``dry_run`` would be."""
+
+    directory: str
+    partitions_before: int
+    partitions: int
+    dry_run: bool
+    old_bytes: int
+    """Of the data as it was; the new needs at most about as much, for a while beside it."""
+    new_bytes: int | None = None
+    free_bytes: int
+    """Before it."""
+    count: Count | None = None
+    """None: a dry run, or nothing to do."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser``, that of ``queue-node reshard``, its arguments."""
+    parser.description = (
+        "Move the jobs of a node that is stopped to another number of partitions. They keep\n"
+        "their ids, states, attempts, order, owners, results, leases and times. Needs room for\n"
+        "the live data once more, and some 300 bytes of memory a job. Whenever it is cut short,\n"
+        "run it again: until it is done the old data is there."
+    )
+    parser.add_argument("--partitions", type=_count, required=True, metavar="M", help="how many")
+    add_common_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Reshard, print what there is.
+
+    Raises:
+        NodeError: it was not done, and why; the node's data is as it was.
+    """
+    settings = config.read(os.environ)
+    os.umask(0o077)
+    wal_dir = data_directory(arguments.directory, settings)
+    report = plan(wal_dir, arguments.partitions)
+    if not arguments.dry_run:
+        with stages(quiet=arguments.json) as bars:
+            report = reshard(report, bars)
+    print_summary(report, _rows(report), as_json=arguments.json)
+    return 0
+
+
+def plan(wal_dir: Path, partitions: int) -> Report:
+    """What ``reshard`` would do; nothing is changed.
+
+    Raises:
+        NodeError: there is no node.
+    """
+    node = read_node_file(wal_dir) if wal_dir.is_dir() else None
+    if node is None:
+        raise DirectoryError(f"WAL_DIR={wal_dir}: no node has run here (there is no node.json)")
+    with plain_faults():
+        old_bytes = _bytes_in(wal_dir, node.partitions)
+    return Report(
+        directory=str(wal_dir),
+        partitions_before=node.partitions,
+        partitions=partitions,
+        dry_run=True,
+        old_bytes=old_bytes,
+        free_bytes=free_bytes(wal_dir),
+    )
+
+
+def reshard(planned: Report, bars: Stages) -> Report:
+    """Reshard; a second time does nothing.
+
+    Raises:
+        NodeError: it was not done; the data is as it was, or the next call finishes it.
+    """
+    wal_dir, partitions = Path(planned.directory), planned.partitions
+    with hold(str(wal_dir)), plain_faults():
+        node = read_node_file(wal_dir)
+        assert node is not None, "the plan saw it"
+        if node.moving or reshard_switch.has_leftovers(wal_dir):
+            reshard_switch.finish(wal_dir)
+        if node.partitions == partitions:
+            return msgspec.structs.replace(planned, dry_run=False, partitions_before=partitions)
+        # A partition whose supervisor was killed may still be about to end.
+        locks = _lock(wal_dir, node.partitions)
+        sources = _load(wal_dir, node.partitions, bars)
+        live = sum(sum(each.head.live_bytes.values()) for each in sources)
+        check_room(wal_dir, live + _JOB_BYTES * sum(each.head.jobs for each in sources))
+        old = _build(wal_dir, sources, partitions, bars)
+        new, _ = count_jobs(reshard_switch.building(wal_dir), partitions, bars, "checking")
+        if new != old:
+            raise NodeError(
+                f"the new partitions hold {new.jobs} jobs (digest {new.digest}), the old ones "
+                f"{old.jobs} (digest {old.digest}); nothing was changed"
+            )
+        new_bytes = _bytes_in(reshard_switch.building(wal_dir), partitions)
+        reshard_switch.decide(wal_dir, partitions)
+        reshard_switch.finish(wal_dir)
+        del locks
+    return msgspec.structs.replace(
+        planned,
+        dry_run=False,
+        partitions_before=node.partitions,
+        new_bytes=new_bytes,
+        count=new,
+    )
+
+
+def _lock(wal_dir: Path, partitions: int) -> list[object]:
+    try:
+        return [
+            _disk.lock_directory(wal_dir / partition_name(number))
+            for number in range(partitions)
+            if (wal_dir / partition_name(number)).exists()
+        ]
+    except DirectoryInUseError as error:
+        raise DirectoryError(f"{error}: stop the node first") from error
+
+
+def _load(wal_dir: Path, partitions: int, bars: Stages) -> list[Source]:
+    sources = []
+    with bars.stage("reading", partitions) as stage:
+        for number in range(partitions):
+            steps = loading(
+                _disk, wal_dir / partition_name(number), identity_of(number, partitions)
+            )
+            while True:
+                try:
+                    stage.reach(number + next(steps))
+                except StopIteration as end:
+                    sources.append(end.value)
+                    break
+    return sources
+
+
+def _build(wal_dir: Path, sources: list[Source], partitions: int, bars: Stages) -> Count:
+    """Write the new partitions; returns what the old ones held."""
+    census = Census()
+    new = reshard_switch.building(wal_dir)
+    directories = [new / partition_name(number) for number in range(partitions)]
+    with bars.stage("writing", sum(each.head.jobs for each in sources)) as stage:
+        for done in regrouping(_disk, directories, sources, census):
+            stage.reach(done)
+    for source in sources:
+        source.log.close()
+    return count_of(census)
+
+
+def _bytes_in(folder: Path, partitions: int) -> int:
+    directories = [folder / partition_name(number) for number in range(partitions)]
+    return sum(
+        (directory / name).stat().st_size
+        for directory in directories
+        for name in files_of(directory)
+    )
+
+
+def _rows(report: Report) -> list[tuple[str, str]]:
+    rows = [
+        ("directory", report.directory + (" (dry run: not changed)" if report.dry_run else "")),
+        ("partitions", f"{report.partitions_before} -> {report.partitions}"),
+        ("size before", f"{size(report.old_bytes)} ({size(report.free_bytes)} were free)"),
+    ]
+    if report.new_bytes is not None:
+        rows.append(("size now", size(report.new_bytes)))
+    if report.count is not None:
+        rows += rows_of(report.count)
+    elif not report.dry_run:
+        rows.append(("jobs", "not touched: it has so many partitions already"))
+    return rows
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= PARTITIONS_MAX:
+        raise argparse.ArgumentTypeError(f"{text} is not from 1 to {PARTITIONS_MAX}")
+    return number
