@@ -112,6 +112,19 @@ class Record(msgspec.Struct, frozen=True):
     events: bytes
 
 
+class Seal(msgspec.Struct, frozen=True):
+    """What stands at the end of a segment that another one follows."""
+
+    prev_crc: int
+    next_lsn: int
+    offset_bytes: int
+
+    @property
+    def end_bytes(self) -> int:
+        """The place behind it."""
+        return self.offset_bytes + SEAL_BYTES
+
+
 class End(Enum):
     """How the records of a segment end."""
 
@@ -205,14 +218,14 @@ def encode_seal(*, prev_crc: int, next_lsn: int, nonce: int) -> bytes:
     return SEAL_MAGIC + _CRC.pack(crc32(rest, nonce)) + rest
 
 
-def _read_seal(data: bytes | memoryview, offset: int, nonce: int) -> tuple[int, int] | None:
-    """``(prev crc, next lsn)`` of a seal that checks; None: there is none."""
+def read_seal(data: bytes | memoryview, offset: int, nonce: int) -> Seal | None:
+    """The seal at ``offset``, if there is one that checks."""
     if len(data) - offset < SEAL_BYTES:
         return None
     magic, crc, prev_crc, next_lsn = _SEAL.unpack_from(data, offset)
     if magic != SEAL_MAGIC or crc32(_SEAL_AFTER_CRC.pack(prev_crc, next_lsn), nonce) != crc:
         return None
-    return prev_crc, next_lsn
+    return Seal(prev_crc, next_lsn, offset)
 
 
 def record_bytes(header: bytes) -> int | None:
@@ -256,9 +269,8 @@ def scan(data: bytes | memoryview, header: SegmentHeader) -> Iterator[Record | L
     while True:
         found = read_record(data, offset, header.nonce)
         if isinstance(found, str):
-            if _read_seal(data, offset, header.nonce) == (prev_crc, lsn) and is_zero(
-                data, offset + SEAL_BYTES
-            ):
+            seal = Seal(prev_crc, lsn, offset)
+            if read_seal(data, offset, header.nonce) == seal and is_zero(data, seal.end_bytes):
                 yield LogEnd(End.SEALED, offset, "sealed: the next segment follows")
             else:
                 yield _end_at(data, offset, header.nonce, found)
@@ -281,8 +293,8 @@ def _end_at(data: bytes | memoryview, offset: int, nonce: int, what: str) -> Log
     later = find_record(data, offset + 1, nonce)
     if later is not None:
         behind = f"yet record {later.lsn} is valid at offset {later.offset_bytes}"
-    elif (seal := _find_seal(data, offset, nonce)) is not None:
-        behind = f"yet the segment is sealed at offset {seal}"
+    elif (seal := find_seal(data, offset, nonce)) is not None:
+        behind = f"yet the segment is sealed at offset {seal.offset_bytes}"
     else:
         return LogEnd(End.TORN, offset, what)
     return LogEnd(End.CORRUPT, offset, f"{what}, {behind}")
@@ -309,10 +321,11 @@ def find_record(data: bytes | memoryview, offset: int, nonce: int) -> Record | N
     return None
 
 
-def _find_seal(data: bytes | memoryview, offset: int, nonce: int) -> int | None:
+def find_seal(data: bytes | memoryview, offset: int, nonce: int) -> Seal | None:
+    """The first seal at or behind ``offset`` that checks by itself."""
     whole = data if isinstance(data, bytes) else bytes(data)
     while (offset := whole.find(SEAL_MAGIC, offset)) >= 0:
-        if _read_seal(whole, offset, nonce) is not None:
-            return offset
+        if (seal := read_seal(whole, offset, nonce)) is not None:
+            return seal
         offset += 1
     return None
