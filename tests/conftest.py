@@ -1,5 +1,6 @@
-"""Fixtures for every test: real nodes. And how hard hypothesis tries."""
+"""Fixtures for every test: real nodes. How hard hypothesis tries; whose clock is unhurried."""
 
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.clock import run_unhurried
 from tests.support.node import RunningNode
 from tests.support.points import points, pytest_terminal_summary
 
@@ -25,6 +27,18 @@ settings.register_profile(
     suppress_health_check=_SLOW,
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "unhurried: see tests/support/clock.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        is_async = inspect.iscoroutinefunction(getattr(item, "obj", None))
+        if is_async and item.get_closest_marker("unhurried"):
+            # In front of the marker that ``trio_mode`` gives to every test.
+            item.add_marker(pytest.mark.trio(run=run_unhurried), append=False)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ each run, the figure grows with every run.
 import os
 import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -111,7 +110,8 @@ def test_kills_under_load_lose_nothing_and_repeat_nothing(make_node: NodeMaker) 
     load = work_through(node, ROUNDS)
     history = load.history
     assert len(load.accepted) > len(ROUNDS) * SETTLED_BETWEEN_KILLS / 3
-    assert any(report.status is None for report in history.reports), "no kill hit a request"
+    # Each connection that was open when everything was killed is one.
+    assert load.unanswered > 0, "no kill hit a request"
     assert any(lease.attempt > 1 for lease in history.leases), "nothing was ever retried"
     assert found_in(history, lost_leases_max(load, len(ROUNDS))) == []
     assert node.stop() == 0
@@ -233,7 +233,7 @@ def partition_of(job_id: str) -> int:
 @pytest.fixture
 def two_homes(make_node: NodeMaker) -> tuple[RunningNode, list[str], list[str]]:
     """A node, and jobs of each of its two partitions."""
-    node = quick_node(make_node, LEASE_DURATION="60s").start()
+    node = quick_node(make_node, LEASE_DURATION="1h").start()
     homes: tuple[list[str], list[str]] = ([], [])
     while min(map(len, homes)) < 5:
         job_id = submit(node)
@@ -259,18 +259,14 @@ def test_a_partition_that_hangs_is_503_and_the_node_goes_on_without_it(
 ) -> None:
     node, theirs, ours = two_homes
 
-    def read_many(times: int) -> set[int]:
-        # All at once, so that each front is asked: each finds out for itself.
-        with ThreadPoolExecutor(times) as pool:
-            answers = [
-                pool.submit(node.request, "GET", f"/jobs/{theirs[0]}", key="client")
-                for _ in range(times)
-            ]
-        return {answer.result().status for answer in answers}
+    def read_through_every_front() -> set[int]:
+        # Each finds out for itself.
+        answers = node.ask_every_front("GET", f"/jobs/{theirs[0]}", key="client")
+        return {answer.status for answer in answers}
 
     with stopped(node.partitions[0]):
-        wait_until(lambda: read_many(16) == {503}, what="503")
-        assert node.request("GET", "/ready").status == 503
+        assert read_through_every_front() == {503}
+        assert {each.status for each in node.ask_every_front("GET", "/ready")} == {503}
         new = [node.request("POST", "/jobs", key="client", body=JOB) for _ in range(20)]
         assert {answer.status for answer in new} == {201}
         assert {partition_of(answer.json["job_id"]) for answer in new} == {1}

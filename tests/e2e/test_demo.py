@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.polling import wait_until
+from tests.support.polling import DEADLINE_S, wait_until
 
 COMMAND = (sys.executable, "-m", "queue_node", "demo")
 
@@ -20,7 +20,7 @@ def demo(*arguments: str, temporary: Path | None = None) -> "subprocess.Complete
     if temporary is not None:
         environment["TMPDIR"] = str(temporary)
     return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, timeout=150, env=environment
+        [*COMMAND, *arguments], capture_output=True, text=True, timeout=600, env=environment
     )
 
 
@@ -102,7 +102,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path):
         children = _descendants(process.pid)
         assert len(children) >= 4
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=DEADLINE_S)
     assert (process.returncode, out, err) == (5, "", "queue-node: interrupted\n")
     wait_until(lambda: not [pid for pid in children if _runs(pid)])
     assert not list(temporary.iterdir())

@@ -13,6 +13,8 @@ from tests.support.door import WAYS, RunningFront, running_front
 from tests.support.polling import until
 from tests.support.raw_client import RawClient
 
+pytestmark = pytest.mark.unhurried
+
 QUICK = DoorLimits(
     idle_timeout_ms=200,
     head_timeout_ms=200,

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.h2_client import Certificates, H2Client, connect_tls
-from tests.support.polling import wait_until
+from tests.support.polling import DEADLINE_S, wait_until
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -56,10 +56,10 @@ class FrontProcess:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE_S)
 
     def get(self, path: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
         with closing(connection):
             connection.request("GET", path)
             response = connection.getresponse()
@@ -93,7 +93,8 @@ def receive_all(sock: socket.socket) -> bytes:
 
 
 def test_it_serves_and_drains_at_sigterm(tmp_path: Path) -> None:
-    with front_process(tmp_path) as front:
+    # Time enough for the rest of the busy client's request.
+    with front_process(tmp_path, limits={"drain_timeout_ms": 600_000}) as front:
         front.wait_ready()
         assert front.get("/health") == (200, b"OK")
         with front.connect() as idle, front.connect() as busy:
@@ -107,7 +108,7 @@ def test_it_serves_and_drains_at_sigterm(tmp_path: Path) -> None:
             answer = receive_all(busy)
             assert answer.endswith(b"OK")
             assert b"Connection: close\r\n" in answer
-        assert front.process.wait(timeout=10) == 0
+        assert front.process.wait(timeout=DEADLINE_S) == 0
         assert front.log.read_text() == ""
 
 
@@ -116,12 +117,12 @@ def test_it_drains_when_the_supervisor_is_gone(tmp_path: Path) -> None:
         front.wait_ready()
         assert front.process.stdin is not None
         front.process.stdin.close()
-        assert front.process.wait(timeout=10) == 0
+        assert front.process.wait(timeout=DEADLINE_S) == 0
 
 
 def test_a_certificate_that_can_not_be_read_is_one_line(tmp_path: Path) -> None:
     with front_process(tmp_path, tls_cert="/no/cert", tls_key="/no/key") as front:
-        assert front.process.wait(timeout=10) == 1
+        assert front.process.wait(timeout=DEADLINE_S) == 1
         text = front.log.read_text()
         assert "TLS_CERT, TLS_KEY" in text
         assert text.count("\n") == 1

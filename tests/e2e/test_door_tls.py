@@ -23,6 +23,8 @@ from tests.support.requests import GOOD, HOSTILE, LIMITS, UNADDRESSABLE
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 
+pytestmark = pytest.mark.unhurried
+
 QUICK = DoorLimits(
     idle_timeout_ms=200,
     head_timeout_ms=200,

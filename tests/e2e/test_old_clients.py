@@ -10,14 +10,19 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import pytest
 
 from tests.support.node import RunningNode
+from tests.support.polling import DEADLINE_S
 
 MIB = 1 << 20
+LEASE = timedelta(hours=1)
+"""Of the shared node: so long that no test outlasts one by accident."""
+CLOCK_STEP = timedelta(milliseconds=50)
+"""The node tells its wall clock from a monotonic one; the two may differ by so much."""
 
 # What Go's time.RFC3339Nano layout accepts; its decoder for JSON is no more lenient.
 _GO_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
@@ -51,7 +56,7 @@ class OldClient:
 
     def __init__(self, node: RunningNode) -> None:
         self.keys = node.keys
-        self._connection = http.client.HTTPConnection("127.0.0.1", node.port, timeout=30)
+        self._connection = http.client.HTTPConnection("127.0.0.1", node.port, timeout=DEADLINE_S)
 
     def close(self) -> None:
         self._connection.close()
@@ -85,6 +90,7 @@ class OldClient:
         return job_id
 
     def lease(self) -> dict[str, Any] | None:
+        asked_at = datetime.now(UTC)
         answer = self.send("POST", "/jobs/lease", "worker")
         if answer.status == 404:
             assert answer.json == {"error": "no jobs available"}
@@ -93,12 +99,12 @@ class OldClient:
         lease: dict[str, Any] = answer.json
         assert isinstance(lease["payload"], str)
         assert type(lease["attempt"]) is int
-        assert go_time(lease["lease_until"]) > datetime.now(UTC)
+        assert go_time(lease["lease_until"]) > asked_at
         return lease
 
     def poll(self) -> dict[str, Any]:
         """Lease as the original's worker does: again after a pause, while it is 404."""
-        give_up_at = time.monotonic() + 20
+        give_up_at = time.monotonic() + DEADLINE_S
         while (lease := self.lease()) is None:
             assert time.monotonic() < give_up_at, "no job came"
             time.sleep(0.01)
@@ -135,7 +141,8 @@ def go_time(text: object) -> datetime:
 
 @pytest.fixture(scope="module")
 def old_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
-    with RunningNode(tmp_path_factory.mktemp("node"), {"RETRY_BACKOFF": "50ms"}) as running:
+    environment = {"RETRY_BACKOFF": "50ms", "LEASE_DURATION": str(LEASE.seconds)}
+    with RunningNode(tmp_path_factory.mktemp("node"), environment) as running:
         yield running
 
 
@@ -157,11 +164,13 @@ def test_a_job_from_submit_to_result(client: OldClient):
     assert (job["state"], job["attempts"], job["max_retries"]) == ("READY", 0, 3)
     assert not {"lease_until", "result", "result_error"} & set(job)
 
+    asked_at = datetime.now(UTC)
     lease = client.poll()
+    answered_at = datetime.now(UTC)
     assert (lease["job_id"], lease["payload"]) == (job_id, "process this data")
     assert lease["attempt"] == 1
-    left_seconds = (go_time(lease["lease_until"]) - datetime.now(UTC)).total_seconds()
-    assert 20 < left_seconds <= 30.5
+    granted_at = go_time(lease["lease_until"]) - LEASE
+    assert asked_at - CLOCK_STEP <= granted_at <= answered_at + CLOCK_STEP
     job = client.status(job_id)
     assert (job["state"], job["attempts"]) == ("RUNNING", 1)
     assert job["lease_until"] == lease["lease_until"]
@@ -263,7 +272,7 @@ def test_a_worker_that_died_costs_an_attempt_and_the_last_one_the_job(
     assert client.poll()["attempt"] == 1
     lease = client.poll()  # once the first lease has ended
     assert (lease["job_id"], lease["attempt"]) == (job_id, 2)
-    give_up_at = time.monotonic() + 20
+    give_up_at = time.monotonic() + DEADLINE_S
     while (job := client.status(job_id))["state"] != "DEAD":
         assert job["state"] == "RUNNING"
         assert time.monotonic() < give_up_at

@@ -28,7 +28,7 @@ from queue_node_sdk import (
 )
 from queue_node_sdk.worker import Handler
 from tests.support.node import RunningNode
-from tests.support.polling import wait_until
+from tests.support.polling import DEADLINE_S, wait_until
 from tests.support.running_worker import RunningWorker
 
 SDK = Path(__file__).parents[2] / "sdk"
@@ -79,6 +79,7 @@ def test_a_text_over_a_mib_is_too_large_both_ways(node: RunningNode, client: Cli
 
 def test_what_the_handler_sees_is_what_was_submitted(node: RunningNode, client: Client):
     seen: list[LeasedJob] = []
+    began_at = datetime.now(UTC)
     job_id = client.submit("x", max_retries=2)
     before = client.get_status(job_id)
     assert (before.state, before.attempts, before.max_retries) == (JobState.READY, 0, 2)
@@ -88,7 +89,9 @@ def test_what_the_handler_sees_is_what_was_submitted(node: RunningNode, client: 
     assert (leased.job_id, leased.payload, leased.attempt) == (job_id, "x", 1)
     assert (leased.max_retries, leased.created_at) == (2, before.created_at)
     assert leased.lease_token is not None
-    assert timedelta(0) < leased.lease_until - datetime.now(UTC) <= timedelta(seconds=31)
+    granted_at = leased.lease_until - timedelta(seconds=30)
+    step = timedelta(seconds=1)  # between the two clocks, and to a whole second
+    assert began_at - step <= granted_at <= datetime.now(UTC) + step
 
 
 def test_a_handler_that_fails_ends_in_dead_with_its_error(node: RunningNode, client: Client):
@@ -108,7 +111,7 @@ def test_a_slow_worker_loses_its_lease_and_not_the_job(
 
     def first_is_slow(job: LeasedJob) -> str:
         if job.attempt == 1:
-            assert second_is_done.wait(30)
+            assert second_is_done.wait(DEADLINE_S)
         return f"attempt {job.attempt}"
 
     node = make_node(LEASE_DURATION="300ms", LEASE_CHECK_INTERVAL="100ms").start()
@@ -116,12 +119,14 @@ def test_a_slow_worker_loses_its_lease_and_not_the_job(
         Client(node.url, node.keys["client"]) as client,
         working(node, first_is_slow, concurrency=2),
     ):
-        job_id = client.submit("x")
-        job = client.wait_for_completion(job_id)
+        # On a machine that stands still the second may be too slow as well, and the third.
+        job_id = client.submit("x", max_retries=1000)
+        job = client.wait_for_completion(job_id, timeout=DEADLINE_S)
         second_is_done.set()
         wait_until(lambda: "lease lost" in caplog.text)
-        assert (job.result, job.attempts) == ("attempt 2", 2)
-        assert client.get_status(job_id).result == "attempt 2"
+        assert job.attempts >= 2
+        assert job.result == f"attempt {job.attempts}"
+        assert client.get_status(job_id) == job
 
 
 def test_keys_are_told_apart(node: RunningNode, client: Client):
@@ -174,7 +179,7 @@ def test_nothing_is_lost_when_processes_are_killed(make_node: Callable[..., Runn
         finally:
             enough.set()
             thread.join()
-        jobs = [client.wait_for_completion(job_id, timeout=60) for job_id in job_ids]
+        jobs = [client.wait_for_completion(job_id, timeout=DEADLINE_S) for job_id in job_ids]
     assert {(job.state, job.result) for job in jobs} == {(JobState.ACKED, "A JOB")}
     # One submitter: each kill can have hit at most the one submit that was under way.
     assert len(unknown) <= 4
@@ -214,7 +219,7 @@ def worker_program(node: RunningNode, *command: str) -> Iterator["subprocess.Pop
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 0, out + err
 
 
@@ -225,7 +230,7 @@ def test_the_examples_work(node: RunningNode):
             env=environment(node, "client"),
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=DEADLINE_S,
         )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "'hello': ACKED HELLO\n'é world': ACKED É WORLD\n"
@@ -238,7 +243,7 @@ def test_the_examples_say_what_is_wrong(node: RunningNode):
             env=environment(node, kind),
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=DEADLINE_S,
         )
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].startswith("PermissionDenied: ")
@@ -257,6 +262,6 @@ def test_the_readmes_code_works(node: RunningNode, tmp_path: Path):
     worker_file.write_text(worker_code)
     with worker_program(node, str(worker_file)):
         done = subprocess.run(
-            [sys.executable, "-c", client_code], capture_output=True, text=True, timeout=90
+            [sys.executable, "-c", client_code], capture_output=True, text=True, timeout=DEADLINE_S
         )
     assert (done.returncode, done.stdout) == (0, "PROCESS THIS DATA\n"), done.stderr

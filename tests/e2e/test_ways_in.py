@@ -311,8 +311,8 @@ CASES = {
 WAYS = ("plain", "plain, TLS", "app", "app, TLS", "HTTP/2")
 
 
-# A failed job that came back meanwhile would be leased before a fresh one.
-ENVIRONMENT = {"MAX_BODY": str(BODY_MAX), "RETRY_BACKOFF": "10m"}
+# A job that came back meanwhile, failed or its lease over, would be leased before a fresh one.
+ENVIRONMENT = {"MAX_BODY": str(BODY_MAX), "RETRY_BACKOFF": "1h", "LEASE_DURATION": "1h"}
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from typing import Any, Self
 from tests.support.history import History, Lease, Report, Submit, View
 from tests.support.node import RunningNode
 
-_TIMEOUT_S = 20.0
+_TIMEOUT_S = 120.0
 _PAUSE_S = 0.01
 _WAITING_MAX = 400
 """Jobs that submitters leave unfinished: the load is to go round, not to pile up."""
@@ -33,6 +33,8 @@ class Caller:
     """One keep-alive connection, made anew whenever it breaks."""
 
     def __init__(self, node: RunningNode, key: str) -> None:
+        self.unanswered = 0
+        """Calls whose answer never came."""
         self._port = node.port
         self._headers = {"Authorization": f"Bearer {node.keys[key]}"}
         self._connection: http.client.HTTPConnection | None = None
@@ -50,6 +52,7 @@ class Caller:
             text = answer.read()
         except (OSError, http.client.HTTPException):
             self.close()
+            self.unanswered += 1
             # Nobody may listen for the moment; do not spin.
             time.sleep(_PAUSE_S)
             return None, None
@@ -87,6 +90,8 @@ class Load:
         self.history = History.empty()
         self.lost_leases = 0
         """Lease calls whose outcome is unknown to the worker."""
+        self.unanswered = 0
+        """Calls of all clients whose answer never came; complete after the ``with``."""
         self.settled = 0
         """Reports that were answered with 200."""
         self.faults: list[BaseException] = []
@@ -174,7 +179,7 @@ class Load:
             assert status in (201, 503, None), f"submit: {status} {answer}"
             with self._lock:
                 self.history.submits.append(Submit(payload, max_retries, job_id))
-        caller.close()
+        self._end(caller)
 
     def _work_until_told(self, number: int, seed: int) -> None:
         draws = random.Random(f"worker {number} {seed}")
@@ -189,6 +194,11 @@ class Load:
                 with self._lock:
                     self.lost_leases += 1
             time.sleep(_PAUSE_S)
+        self._end(caller)
+
+    def _end(self, caller: Caller) -> None:
+        with self._lock:
+            self.unanswered += caller.unanswered
         caller.close()
 
     def _note_lease(self, answer: Any) -> Lease:

@@ -14,17 +14,21 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from queue_node.config import VARIABLES
+from tests.support.polling import DEADLINE_S
+from tests.support.ports import ReservedPort
 
-DEADLINE_S = 30.0
+_PROBE_S = 1.0
+"""How long the other fronts stand still at most while one is asked whether it is ready."""
 
-_LISTENING = re.compile(r"listening on (\S+);")
+_LISTENING = re.compile(r"listening on (\S+);.* fronts: (\d+), partitions: (\d+)")
 _CREATED = re.compile(r"Created (client|worker|admin) key: (\S+) \(owner: (\S+)\)")
 _TITLE = re.compile(r"queue-node: (front|partition) (\d+)")
 
@@ -47,7 +51,7 @@ class RunningNode:
 
     Args:
         directory: where its data and its log go; usually ``tmp_path``.
-        environment: configuration variables, over ``FRONTS=2 PARTITIONS=2 PORT=0``.
+        environment: configuration variables, over ``FRONTS=2 PARTITIONS=2``.
         command: what to run, ``queue-node serve`` by default.
     """
 
@@ -68,6 +72,9 @@ class RunningNode:
         self._process: subprocess.Popen[bytes] | None = None
         self._log_from = 0
         self._killed: dict[int, tuple[str, int]] = {}
+        # The same over every restart, and nobody else's in between.
+        self._reserved = ReservedPort()
+        self._fronts_expected = 0
 
     def __enter__(self) -> Self:
         return self.start()
@@ -83,7 +90,7 @@ class RunningNode:
     # Its life ------------------------------------------------------------------------
 
     def start(self, *, ready: bool = True, environment: Mapping[str, str] | None = None) -> Self:
-        """Start it, and with ``ready`` wait until ``/ready`` says so.
+        """Start it, and with ``ready`` wait until every front says so.
 
         ``environment`` is added to what it was made with, for good.
         """
@@ -102,8 +109,8 @@ class RunningNode:
         found = _LISTENING.search(self.log_now)
         assert found is not None
         self.url = found[1]
+        self._fronts_expected = int(found[2])
         if ready:
-            # The banner comes when every front serves; one is enough for /ready.
             self._until(lambda: "Queue Node serves on" in self.log_now, "to serve")
             self.wait_ready()
             for kind, token, _ in _CREATED.findall(self.log_now):
@@ -134,6 +141,7 @@ class RunningNode:
     def close(self) -> None:
         """The end: kill what is left, and remove what it could not remove itself."""
         self.kill()
+        self._reserved.close()
         lock = self.data / "lock"
         if lock.exists() and (content := lock.read_bytes()):
             shutil.rmtree(json.loads(content)["runtime"], ignore_errors=True)
@@ -224,6 +232,7 @@ class RunningNode:
         json_body: object = None,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        timeout_s: float = DEADLINE_S,
     ) -> Response:
         """One request on a connection of its own; ``key`` is a type of development key."""
         sent = dict(headers or {})
@@ -231,7 +240,7 @@ class RunningNode:
             sent["Authorization"] = f"Bearer {self.keys.get(key, key)}"
         if json_body is not None:
             body = json.dumps(json_body).encode()
-        connection = self._connect()
+        connection = self._connect(timeout_s)
         try:
             connection.request(method, path, body, sent)
             answer = connection.getresponse()
@@ -242,24 +251,52 @@ class RunningNode:
             connection.close()
 
     def wait_ready(self) -> None:
-        """Wait until ``/ready`` answers 200."""
-        self._until(self._is_ready, "to be ready")
+        """Wait until ``/ready`` answers 200 whichever front is asked.
 
-    def _is_ready(self) -> bool:
+        Each finds its partitions for itself, so that one is ready says nothing of the others.
+        """
+        for number in range(self._fronts_expected):
+            self._until(lambda number=number: self._is_ready(number), f"front {number} to be ready")  # type: ignore[misc]
+
+    def ask_every_front(self, method: str, path: str, *, key: str | None = None) -> list[Response]:
+        """The answers of all fronts, in their order; each is waited for until it runs."""
+        answers = []
+        for number in range(self._fronts_expected):
+            self._until(lambda number=number: number in self.fronts, f"front {number} to run")  # type: ignore[misc]
+            with self.only_front(number):
+                answers.append(self.request(method, path, key=key))
+        return answers
+
+    @contextmanager
+    def only_front(self, number: int) -> Iterator[None]:
+        """Inside, every new connection is answered by this front: the others stand still."""
+        others = [pid for other, pid in self.fronts.items() if other != number]
+        for pid in others:
+            _signal(pid, signal.SIGSTOP)
         try:
-            return self.request("GET", "/ready").status == 200
-        except (OSError, http.client.HTTPException):
-            return False
+            yield
+        finally:
+            for pid in others:
+                _signal(pid, signal.SIGCONT)
 
-    def _connect(self) -> http.client.HTTPConnection:
+    def _is_ready(self, front: int) -> bool:
+        if front not in self.fronts:
+            return False
+        with self.only_front(front):
+            try:
+                return self.request("GET", "/ready", timeout_s=_PROBE_S).status == 200
+            except (OSError, http.client.HTTPException):
+                return False
+
+    def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
         parts = urlsplit(self.url)
         assert parts.hostname is not None
         if parts.scheme == "http":
-            return http.client.HTTPConnection(parts.hostname, parts.port, timeout=DEADLINE_S)
+            return http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
         # The node's certificate is a test's own; what we talk to is our own child.
         trusting = ssl._create_unverified_context()  # noqa: S323
         return http.client.HTTPSConnection(
-            parts.hostname, parts.port, timeout=DEADLINE_S, context=trusting
+            parts.hostname, parts.port, timeout=timeout_s, context=trusting
         )
 
     # Its log -------------------------------------------------------------------------
@@ -280,7 +317,7 @@ class RunningNode:
         """Ours without what the developer may have set, plus what the test wants."""
         ours = {variable.name for variable in VARIABLES}
         kept = {name: value for name, value in os.environ.items() if name not in ours}
-        port = str(self.port) if self.url else "0"
+        port = str(self._reserved.number)
         wanted = {"FRONTS": "2", "PARTITIONS": "2", "LOG_FORMAT": "text", "PORT": port}
         return kept | wanted | {"WAL_DIR": str(self.data)} | self._overrides
 

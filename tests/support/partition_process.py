@@ -21,14 +21,24 @@ from partitions.messages import (
 from partitions.settings import PartitionSettings
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 20.0
+TIMEOUT_S = 120.0
 """Nothing here takes so long; a test that hangs is to end."""
 
 
 class PartitionProcess:
-    """``python -m partitions`` on a directory below ``path``; killed at the end of a ``with``."""
+    """``python -m partitions`` on a directory below ``path``; killed at the end of a ``with``.
 
-    def __init__(self, path: Path, **settings: object) -> None:
+    With ``held``, it waits for its settings, and so does nothing yet, until ``go``.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        command: tuple[str, ...] = (sys.executable, "-m", "partitions"),
+        held: bool = False,
+        **settings: object,
+    ) -> None:
         self.settings = PartitionSettings(
             partition=0,
             partitions=1,
@@ -37,13 +47,18 @@ class PartitionProcess:
             **settings,  # type: ignore[arg-type]
         )
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "partitions"],
+            command,
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
         )
+        if not held:
+            self.go()
+
+    def go(self) -> None:
+        """Send the settings."""
         assert self._child.stdin is not None
         self._child.stdin.write(msgspec.json.encode(self.settings) + b"\n")
 
@@ -57,6 +72,11 @@ class PartitionProcess:
         line = self._child.stdout.readline()
         assert line == b"ready\n", f"not ready but {line!r}: {self.stderr()}"
         return self
+
+    def started(self) -> bool:
+        """Wait; whether it serves. If not, it has ended or will."""
+        assert self._child.stdout is not None
+        return self._child.stdout.readline() == b"ready\n"
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)

@@ -8,7 +8,7 @@ import trio
 
 from api.partition_client import PartitionClient
 from tests.support.fake_partition import FakePartition
-from tests.support.polling import until
+from tests.support.polling import DEADLINE_S, until
 
 
 class Fleet:
@@ -24,7 +24,7 @@ class Fleet:
         for number, client in enumerate(self.clients):
             await self.start(number, nursery)
             nursery.start_soon(client.run)
-            with trio.fail_after(10):
+            with trio.fail_after(DEADLINE_S):
                 await client.wait_serving()
 
     async def start(self, number: int, nursery: trio.Nursery) -> None:

@@ -5,10 +5,12 @@ from collections.abc import Callable
 
 import trio
 
-_EVERY_S = 0.005
+_EVERY_S = 0.02
+DEADLINE_S = 120.0
+"""For what takes a moment: long, because another's load may stop a machine for many seconds."""
 
 
-async def until(true: Callable[[], bool], within_s: float = 10.0) -> None:
+async def until(true: Callable[[], bool], within_s: float = DEADLINE_S) -> None:
     """Return as soon as ``true()`` holds.
 
     Raises:
@@ -19,7 +21,7 @@ async def until(true: Callable[[], bool], within_s: float = 10.0) -> None:
             await trio.sleep(_EVERY_S)
 
 
-def wait_until(true: Callable[[], bool], within_s: float = 30.0, what: str = "") -> None:
+def wait_until(true: Callable[[], bool], within_s: float = DEADLINE_S, what: str = "") -> None:
     """The same without trio.
 
     Raises:

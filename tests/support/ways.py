@@ -17,7 +17,7 @@ import h2.connection
 import h2.events
 import h2.exceptions
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 120.0
 _RECEIVE_BYTES = 1 << 16
 _OF_THE_CONNECTION = frozenset(("date", "connection", "keep-alive", "transfer-encoding"))
 

@@ -15,7 +15,8 @@ from api.keystore.base import (
     Subscription,
 )
 from api.keystore.redis import RedisKeyStore
-from tests.support.redis import RedisServer, free_port
+from tests.support.ports import ReservedPort
+from tests.support.redis import RedisServer
 
 HASHER = TokenHasher("pepper")
 ZERO_TIME = "-62135596800"  # What Go's zero time is in Unix seconds: never used.
@@ -201,12 +202,14 @@ class TestKeysOfTheOriginal:
 
 class TestFaults:
     def test_a_server_that_is_not_there_is_unreachable(self):
-        store = RedisKeyStore(f"127.0.0.1:{free_port()}", HASHER)
+        nobody = ReservedPort()
+        store = RedisKeyStore(f"127.0.0.1:{nobody.number}", HASHER)
         with pytest.raises(KeyStoreUnreachableError, match="refused"):
             store.ping()
         with pytest.raises(KeyStoreUnreachableError):
             store.subscribe()
         store.close()
+        nobody.close()
 
     def test_a_server_that_hangs_is_unreachable_within_its_time(self, own_redis):
         store = RedisKeyStore(own_redis.url, HASHER)

@@ -12,7 +12,8 @@ from queue_node.cli import main
 from queue_node.config import Config
 from queue_node.directory import DataDirectory
 from queue_node.keys import keystore_path
-from tests.support.redis import RedisServer, free_port
+from tests.support.ports import ReservedPort
+from tests.support.redis import RedisServer
 
 
 @pytest.fixture(autouse=True)
@@ -112,8 +113,10 @@ def test_without_a_data_directory_nothing_is_made(capsys, environment, tmp_path)
 
 
 def test_redis_that_is_down_is_one_line(capsys, environment):
-    environment.setenv("REDIS_URL", f"127.0.0.1:{free_port()}")
+    nobody = ReservedPort()
+    environment.setenv("REDIS_URL", f"127.0.0.1:{nobody.number}")
     assert main(["keys", "list"]) == 1
+    nobody.close()
     error = capsys.readouterr().err
     assert "refused" in error
     assert error.count("\n") == 1
