@@ -100,6 +100,10 @@ def checksum(text: str) -> str:
     return "".join(reversed(digits))
 
 
+NO_PEPPER: Final = "none"
+"""``TokenHasher.mark`` without a pepper."""
+
+
 class TokenHasher:
     """Token -> what a store keeps of it, 64 hex digits.
 
@@ -118,6 +122,17 @@ class TokenHasher:
         if self._pepper is None:
             return hashlib.sha256(text).hexdigest()
         return hmac.new(self._pepper, text, hashlib.sha256).hexdigest()
+
+    @property
+    def mark(self) -> str:
+        """What a store keeps to tell later that its keys are digested under another pepper.
+
+        Half a digest of a constant that is no token. Whoever reads the store can check a guess
+        at the pepper by it, as they can by the digest of a key of theirs.
+        """
+        if self._pepper is None:
+            return NO_PEPPER
+        return hmac.new(self._pepper, b"queue-node: pepper", hashlib.sha256).hexdigest()[:32]
 
     def fits(self, token: Token, digest: str) -> bool:
         """Whether ``digest`` is that of ``token``, in time that does not depend on either."""

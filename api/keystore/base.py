@@ -5,14 +5,14 @@ may be called from several threads at once. A store hashes tokens itself, so not
 it knows the pepper, and no record can hold a key in the clear.
 """
 
-import datetime
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
 
 from api.caller import SCOPES_OF, KeyType
-from api.keys import Token
+from api.keys import NO_PEPPER, Token
+from partitions.clock import wall_ms
 
 SUBSCRIPTION_WAIT_S: Final = 0.25
 """Longest that ``Subscription.wait`` blocks: a draining front waits for it."""
@@ -33,6 +33,22 @@ class KeyStoreUnreachableError(KeyStoreError):
 
 class KeyStoreUnusableError(KeyStoreError):
     """The store cannot be used as it is configured; trying again does not help."""
+
+
+class OtherPepperError(KeyStoreUnusableError):
+    """The keys in the store were made under another pepper: not one of them would be found."""
+
+    def __init__(self, store: str, stored: str, ours: str) -> None:
+        if stored == NO_PEPPER:
+            said = "were made without one: unset it"
+        elif ours == NO_PEPPER:
+            said = "were made with one: set it as it was"
+        else:
+            said = "were made with another one: set it as it was"
+        super().__init__(
+            f"the keys in {store} {said}, or start with an empty key store;"
+            " not one of them would work"
+        )
 
 
 class KeyIdTakenError(KeyStoreError):
@@ -144,6 +160,16 @@ class KeyStore(Protocol):
     def ping(self) -> None:
         """Return if the store answers."""
 
+    def check_pepper(self) -> None:
+        """Hold the store to the pepper of its keys; a store without keys takes on ours.
+
+        Raises:
+            OtherPepperError: it has keys, and theirs is another.
+        """
+
+    def is_empty(self) -> bool:
+        """Whether the store never had a key."""
+
     def close(self) -> None:
         """Let go of connections and files; never raises."""
 
@@ -153,7 +179,7 @@ def wall_s(ago_s: float = 0.0) -> int:
 
     Nothing is decided by it.
     """
-    return int(datetime.datetime.now(datetime.UTC).timestamp() - ago_s)
+    return int(wall_ms() / 1000 - ago_s)
 
 
 def in_order(records: list[KeyRecord]) -> list[KeyRecord]:

@@ -8,6 +8,7 @@ Layout (that of the original system, with ids where it had keys in the clear):
 - string ``keyhash:<hex>``: the id of the key with this digest.
 - sets of ids: ``keys:active``, ``keys:revoked``, ``owner:<owner_id>:keys``,
   ``keys:type:<type>``.
+- string ``keys:pepper``: tells under which pepper the digests are (``TokenHasher.mark``).
 - channel ``keys:revocations``: the id of every key that is revoked.
 
 A Redis that the original system filled has hashes ``api_key:<key in the clear>`` with the
@@ -38,6 +39,7 @@ from api.keystore.base import (
     KeyStoreUnreachableError,
     KeyStoreUnusableError,
     NewKey,
+    OtherPepperError,
     Revocations,
     in_order,
     record_of,
@@ -52,6 +54,7 @@ _LIST_CHUNK: Final = 500
 """Hashes read in one round trip."""
 _ACTIVE: Final = "keys:active"
 _REVOKED: Final = "keys:revoked"
+_PEPPER: Final = "keys:pepper"
 _CHANNEL: Final = "keys:revocations"
 
 _log: Final = logging.getLogger(__name__)
@@ -175,6 +178,31 @@ class RedisKeyStore:
         """See ``KeyStore.ping``."""
         with self._faults():
             self._client.ping()
+
+    def check_pepper(self) -> None:
+        """See ``KeyStore.check_pepper``."""
+        ours = self._hasher.mark
+
+        def hold(pipe: _Client) -> str:
+            mark = pipe.get(_PEPPER)
+            if mark is None or (mark != ours and not pipe.exists(_ACTIVE, _REVOKED)):
+                pipe.multi()
+                pipe.set(_PEPPER, ours)
+                return ours
+            return str(mark)
+
+        with self._faults():
+            # Watched, like ``create_first``: nobody makes keys under another between the two.
+            mark = self._client.transaction(
+                hold, _PEPPER, _ACTIVE, _REVOKED, value_from_callable=True
+            )
+        if mark != ours:
+            raise OtherPepperError(self._name, mark, ours)
+
+    def is_empty(self) -> bool:
+        """See ``KeyStore.is_empty``."""
+        with self._faults():
+            return not self._client.exists(_ACTIVE, _REVOKED)
 
     def close(self) -> None:
         """See ``KeyStore.close``."""

@@ -27,6 +27,7 @@ from api.keystore.base import (
     KeyStoreUnreachableError,
     KeyStoreUnusableError,
     NewKey,
+    OtherPepperError,
     Revocations,
     record_of,
 )
@@ -96,7 +97,7 @@ class SqliteKeyStore:
     def create_first(self, keys: Sequence[NewKey]) -> bool:
         """See ``KeyStore.create_first``."""
         with self._transaction() as connection:
-            if connection.execute("SELECT 1 FROM keys LIMIT 1").fetchone():
+            if not _is_empty(connection):
                 return False
             for new in keys:
                 self._insert(connection, new)
@@ -154,6 +155,24 @@ class SqliteKeyStore:
         """See ``KeyStore.ping``."""
         with self._reading() as connection:
             connection.execute("SELECT 1 FROM keys LIMIT 1").fetchone()
+
+    def check_pepper(self) -> None:
+        """See ``KeyStore.check_pepper``."""
+        ours = self._hasher.mark
+        with self._transaction() as connection:
+            # Not in the schema: stores that were made before this was kept have it from now on.
+            connection.execute("CREATE TABLE IF NOT EXISTS pepper (mark TEXT NOT NULL)")
+            row = connection.execute("SELECT mark FROM pepper").fetchone()
+            if row is not None and row[0] != ours and not _is_empty(connection):
+                raise OtherPepperError(str(self._path), row[0], ours)
+            if row is None or row[0] != ours:
+                connection.execute("DELETE FROM pepper")
+                connection.execute("INSERT INTO pepper (mark) VALUES (?)", (ours,))
+
+    def is_empty(self) -> bool:
+        """See ``KeyStore.is_empty``."""
+        with self._reading() as connection:
+            return _is_empty(connection)
 
     def close(self) -> None:
         """See ``KeyStore.close``."""
@@ -298,6 +317,10 @@ def _faults(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise KeyStoreUnreachableError(str(path), str(error)) from error
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM keys LIMIT 1").fetchone() is None
 
 
 def _by_id(connection: sqlite3.Connection, key_id: str) -> KeyRecord | None:

@@ -17,6 +17,7 @@ from api.keystore.base import (
     KeyRecord,
     KeyStore,
     NewKey,
+    OtherPepperError,
     Subscription,
 )
 from api.keystore.seed import seed_dev_keys
@@ -50,15 +51,62 @@ def new_key(owner_id: str = "someone", created_s: int = 1_700_000_000) -> NewKey
 
 
 def gather(subscription: Subscription, wanted: int) -> set[str]:
-    """What a subscription says until ``wanted`` ids came, which takes at most some waits."""
+    """What a subscription says until ``wanted`` ids came; gives up after two minutes."""
     ids: set[str] = set()
-    for _ in range(40):
+    for _ in range(480):
         said = subscription.wait()
         assert isinstance(said, frozenset)
         ids |= said
         if len(ids) >= wanted:
             break
     return ids
+
+
+class TestPepper:
+    def test_the_same_pepper_is_fine_as_often_as_it_is_checked(self, open_store):
+        open_store().check_pepper()
+        open_store().create(new_key())
+        open_store().check_pepper()
+
+    @pytest.mark.parametrize(
+        ("before", "now", "said"),
+        [
+            ("pepper", "salt", "made with another one"),
+            ("pepper", None, "made with one: set it as it was"),
+            (None, "salt", "made without one: unset it"),
+        ],
+    )
+    def test_another_pepper_is_refused_once_there_are_keys(self, open_store, before, now, said):
+        first = open_store(before)
+        first.check_pepper()
+        new = new_key()
+        first.create(new)
+        other = open_store(now)
+        with pytest.raises(OtherPepperError, match=said) as caught:
+            other.check_pepper()
+        assert not any(pepper in str(caught.value) for pepper in ("salt", "pepper "))
+        # The refusal has changed nothing.
+        first.check_pepper()
+        assert first.find(new.token) is not None
+
+    def test_a_store_without_keys_takes_any_pepper(self, open_store):
+        open_store("pepper").check_pepper()
+        open_store("salt").check_pepper()
+        open_store(None).check_pepper()
+
+    def test_a_store_that_was_filled_before_this_was_kept_takes_the_first_it_sees(self, open_store):
+        open_store("pepper").create(new_key())
+        open_store("pepper").check_pepper()
+        with pytest.raises(OtherPepperError):
+            open_store("salt").check_pepper()
+
+    def test_a_store_is_empty_until_it_has_its_first_key_and_never_again(self, store):
+        assert store.is_empty()
+        new = new_key()
+        store.create(new)
+        assert not store.is_empty()
+        store.revoke(new.token.key_id, 1_800_000_000)
+        assert not store.is_empty()
 
 
 class TestKeyStore:
