@@ -5,6 +5,12 @@ in order, and what the client sends meanwhile waits in the kernel: nothing is re
 answers to requests that came together leave together, in one send, as soon as there is
 nothing left to run or a request has to wait.
 
+**Answers in place.** Where a request only waits for a partition, the task waits for the client's
+next bytes already, and the partition's reply brings the request to its end by itself
+(``api.calls``): the answer is rendered and sent by the task that read the reply. The
+connection's own task takes over when it has to: the client sent something before it was
+answered, does not take the answer at once, or the request needs more than replies.
+
 **Time.** A connection writes down when it may be cut (``read_deadline``, ``write_deadline``),
 and the front's sweeper (``api.door``) cancels what is over: never early, at most two sweeps late.
 
@@ -19,15 +25,16 @@ the answer before the client has read it.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Coroutine
 from math import inf
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import trio
 
 from api import problems
 from api.answer import Answer
 from api.asgi import Exchange
+from api.calls import Call, Drive
 from api.door import Door, Request, too_many_bodies
 from api.grammar import Malformed
 from api.head import Head
@@ -44,8 +51,6 @@ _SENT_AT_ONCE_MAX: Final = 64 << 10
 """Answers up to this size fit into the socket of a client that reads."""
 _TOO_SLOW: Final = Problem(408, "request timeout: the request did not arrive in time")
 
-T = TypeVar("T")
-
 
 class Connection:
     """A client's HTTP/1.1 connection, from its first byte to its close."""
@@ -59,11 +64,14 @@ class Connection:
         "_exchange",
         "_half_closed",
         "_held",
+        "_last_sent",
         "_out",
         "_parser",
         "_scope",
         "_server",
+        "_steps",
         "_transport",
+        "_trap",
         "door",
         "fileno",
         "head",
@@ -103,6 +111,10 @@ class Connection:
         self._body_started = 0.0
         self._body_taken = 0
         self._exchange: Exchange | None = None
+        self._steps: Coroutine[Any, Any, Answer] | None = None
+        """The lane request that is answered in place, and what it waits for."""
+        self._trap: object = None
+        self._last_sent = False  # the answer in place was the connection's last
         self._half_closed: float | None = None
         self._ended = False  # the client's FIN was read
         self._cut_short = False  # an answer was begun that can't be finished
@@ -123,6 +135,8 @@ class Connection:
                 await self._answer_slowness()
         finally:
             self.door.connections.discard(self)
+            if self._steps is not None:
+                self._steps.close()
             self._release_body()
             await self._transport.close()
 
@@ -139,11 +153,16 @@ class Connection:
                 await self._refuse(error.problem)
                 return
             if head is None:
-                if self._out:
-                    await self.flush()
-                if not self._may_read_more():
-                    return
-                data = await receive()
+                if self._steps is not None:
+                    data = await self._receive_when_answered()
+                    if self._last_sent:
+                        return
+                else:
+                    if self._out:
+                        await self.flush()
+                    if not self._may_read_more():
+                        return
+                    data = await receive()
                 if not data:
                     self._ended = True
                     return
@@ -189,13 +208,19 @@ class Connection:
             if waits and (len(waits) > _SENT_AT_ONCE_MAX or not self._transport.sends_at_once):
                 await self.flush()
             self.running_since = door.now
+            steps = handler(Request(head.authorization, body))
             try:
-                running = handler(Request(head.authorization, body))
-                # Answers of requests before this one leave if this one has to wait.
-                answer = await (_Watched(running, self._flush_now) if self._out else running)
-            except Exception:
-                log.exception("a lane handler failed: %s", head.name)
-                answer = to_answer(problems.INTERNAL)
+                trap = steps.send(None)
+            except StopIteration as done:
+                answer = done.value
+            except Exception as error:
+                answer = _failed(head, error)
+            else:
+                if type(trap) is Call and self._is_answered_in_place():
+                    self._steps, self._trap = steps, trap
+                    trap.then = self._go_on_in_place
+                    return True
+                answer = await self._driven(head, steps, trap)
             self.running_since = None
         elif head.target == "*":
             answer = _ALLOWED
@@ -210,6 +235,81 @@ class Connection:
             self._release_body()
         self.head = None
         return goes_on
+
+    async def _driven(self, head: Head, steps: Coroutine[Any, Any, Answer], trap: object) -> Answer:
+        """Bring a lane request that waits to its end, in this task."""
+        try:
+            # Answers of requests before this one leave if this one has to wait.
+            return await Drive(steps, trap, self._flush_now)
+        except Exception as error:
+            return _failed(head, error)
+
+    # ---- Answers in place.
+
+    def _is_answered_in_place(self) -> bool:
+        """Whether nothing is here that needs the task before the answer."""
+        if self._parser.buffered or not self._transport.sends_at_once:
+            return False
+        if self._out:
+            self._flush_now()
+        return not self._out
+
+    def _go_on_in_place(self) -> None:
+        """The reply is here. Runs in the task that read it."""
+        steps, head = self._steps, self.head
+        assert steps is not None, "nobody waits for this reply"
+        assert head is not None, "it is being answered"
+        try:
+            self._trap = trap = steps.send(None)
+        except StopIteration as done:
+            answer: Answer = done.value
+        except Exception as error:
+            answer = _failed(head, error)
+        else:
+            if type(trap) is Call:
+                trap.then = self._go_on_in_place
+            else:
+                self._transport.wake()
+            return
+        if not self._end_in_place(head, answer):
+            self._last_sent = True
+            self._transport.wake()
+        elif self._out:
+            self._transport.wake()
+        else:
+            self._may_read_more()
+
+    def _end_in_place(self, head: Head, answer: Answer) -> bool:
+        """Send the answer, as far as it can be sent now; whether the connection goes on."""
+        self._steps = self._trap = None
+        self.running_since = None
+        goes_on = head.keep_alive and not self.door.draining
+        self._append(answer, head, close=not goes_on)
+        if self._held:
+            self._release_body()
+        self.head = None
+        self._flush_now()
+        return goes_on
+
+    async def _receive_when_answered(self) -> bytes:
+        """The client's next bytes; what was to be answered in place is answered by then."""
+        transport = self._transport
+        while True:
+            await transport.arrival()
+            if (steps := self._steps) is not None:
+                assert self.head is not None, "it is being answered"
+                head, trap, self._steps = self.head, self._trap, None
+                answer = await self._driven(head, steps, trap)
+                self._last_sent = not self._end_in_place(head, answer)
+            if self._out:
+                await self.flush()
+            if self._last_sent:
+                return b""
+            if (data := transport.receive_now()) is not None:
+                return data
+            if not self._may_read_more():
+                self._last_sent = True
+                return b""
 
     async def _answer_before_body(self, answer: Answer, head: Head, goes_on: bool) -> bool:
         """Answer who refuses without a look at the body, then pass over that."""
@@ -428,31 +528,7 @@ class Connection:
             self.cut()
 
 
-class _Watched(Awaitable[T]):
-    """Awaits ``awaitable``; calls ``on_wait`` if it has to wait, before it does.
-
-    Like a plain ``await``: trio's traps pass through, only the first is noticed.
-    """
-
-    def __init__(self, awaitable: Awaitable[T], on_wait: Callable[[], None]) -> None:
-        self._awaitable = awaitable
-        self._on_wait = on_wait
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        # Coroutines and generators alike have ``send`` and ``throw``.
-        steps: Any = self._awaitable.__await__()
-        waited = False
-        step, argument = steps.send, None
-        while True:
-            try:
-                trap = step(argument)
-            except StopIteration as done:
-                result: T = done.value
-                return result
-            if not waited:
-                waited = True
-                self._on_wait()
-            try:
-                step, argument = steps.send, (yield trap)
-            except BaseException as error:
-                step, argument = steps.throw, error
+def _failed(head: Head, error: Exception) -> Answer:
+    """The answer to a request whose handler has a bug."""
+    log.error("a lane handler failed: %s", head.name, exc_info=error)
+    return to_answer(problems.INTERNAL)

@@ -7,10 +7,10 @@ they may be cut, and ``Door.sweep`` looks at all of them at least twice a second
 
 import logging
 import select
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -44,10 +44,14 @@ class Request:
         self.body = body
 
 
+LaneHandler = Callable[[Request], Coroutine[Any, Any, Answer]]
+"""Begun and brought on by the connection; see ``api.calls`` for what it may wait for."""
+
+
 class Lane(Protocol):
     """The short way in (``api.lane``)."""
 
-    def route(self, method: str, target: str) -> Callable[[Request], Awaitable[Answer]] | None:
+    def route(self, method: str, target: str) -> LaneHandler | None:
         """The handler of exactly this request line, or None: then the app gets it."""
 
 

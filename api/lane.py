@@ -7,15 +7,15 @@ answers about 600 requests/s, the lane 30,000 and more.
 """
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from api.answer import TEXT, Answer
 from api.endpoints import JobEndpoints, JobRequest
 
 LaneRequest = JobRequest
-LaneHandler = Callable[[LaneRequest], Awaitable[Answer]]
+LaneHandler = Callable[[LaneRequest], Coroutine[Any, Any, Answer]]
 
 HEALTHY: Final = Answer(200, b"OK", TEXT)
 

@@ -32,7 +32,7 @@ class Leasing:
         full: StorageFull | None = None
         for client in self._in_order():
             try:
-                reply = await client.call(command)
+                reply = await client.ask(command)
             except (PartitionUnavailableError, OverloadedError) as error:
                 # One that hangs fills up; the jobs of the others can be leased all the same.
                 unasked = error

@@ -17,6 +17,7 @@ import trio
 
 from api import problems, schemas
 from api.caller import Caller
+from api.calls import in_task
 from api.errors import OverloadedError, PartitionUnavailableError
 from api.leasing import Leasing
 from api.partition_client import PartitionClient
@@ -91,7 +92,7 @@ class Operations:
         command = Enqueue(job_id, job.payload, job.max_retries, caller.owner_id)
         reply: Reply | Problem
         try:
-            reply = await client.call(command, len(job.payload))
+            reply = await client.ask(command, len(job.payload))
         except OverloadedError:
             return problems.OVERLOADED
         except PartitionUnavailableError as error:
@@ -171,7 +172,7 @@ class Operations:
     ) -> Reply | Problem:
         client = self._clients[partition_of(slot_of(job_id), len(self._clients))]
         try:
-            return await client.call(command, text_bytes)
+            return await client.ask(command, text_bytes)
         except OverloadedError:
             return problems.OVERLOADED
         except PartitionUnavailableError as error:
@@ -185,6 +186,7 @@ class Operations:
         self, client: PartitionClient, command: Command, text_bytes: int
     ) -> Reply | Problem:
         """Give a command whose outcome is open once more, when its partition is back."""
+        await in_task()
         with trio.move_on_after(_AGAIN_WITHIN_S):
             await client.wait_serving()
             try:

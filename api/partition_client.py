@@ -4,21 +4,22 @@ Calls that are made in the same pass of the scheduler travel in one frame: the f
 the sender, which runs in the next pass and takes all that has gathered. Under load that is
 what feeds the partition's group commit.
 
-``call`` either returns the partition's reply or raises; after ``PartitionUnavailableError``
+``ask`` either returns the partition's reply or raises; after ``PartitionUnavailableError``
 with ``sent`` nobody knows whether the command was carried out. What is in flight is bounded
-in requests and in bytes: beyond it ``OverloadedError``, before anything is kept.
-
-The waiting is done with ``trio.lowlevel`` because a reply costs one reschedule of the task
-that wants it: with a ``trio.Event`` for each call a front did a tenth less.
+in requests and in bytes: beyond it ``OverloadedError``, before anything is kept. How the reply
+is waited for is in ``api.calls``.
 """
 
 import logging
 import socket
-from typing import TYPE_CHECKING, Final, cast
+import types
+from collections.abc import Generator
+from typing import Final
 
 import msgspec
 import trio
 
+from api.calls import Call, driven
 from api.errors import OverloadedError, PartitionUnavailableError
 from partitions.errors import PipeError
 from partitions.limits import (
@@ -40,9 +41,6 @@ from partitions.messages import (
 )
 from partitions.pipe import BACKLOG_BYTES_HIGH, Pipe
 
-if TYPE_CHECKING:
-    import outcome
-
 _logger: Final = logging.getLogger("queue_node.front")
 
 _RECONNECT_FIRST_S: Final = 0.02
@@ -55,46 +53,6 @@ _SILENCE_S: Final = 5.0
 Guess: longer than a disk stalls that is well, shorter than clients wait."""
 
 
-class _Waiter:
-    """A call that waits, and the outcome that its task is woken with.
-
-    trio asks nothing of an outcome but ``unwrap``. To be it itself saves an ``outcome.Value``
-    for each reply, which is twice validated: 5 % of a front's time (py-spy).
-    """
-
-    __slots__ = ("_client", "_error", "_reply", "request_id", "task", "text_bytes")
-
-    def __init__(self, client: "PartitionClient", request_id: int, text_bytes: int) -> None:
-        self.task = trio.lowlevel.current_task()
-        self.request_id = request_id
-        self.text_bytes = text_bytes
-        self._client = client
-        self._reply: Reply | None = None
-        self._error: Exception | None = None
-
-    def answer(self, reply: Reply) -> None:
-        """Wake the task with its reply."""
-        self._reply = reply
-        trio.lowlevel.reschedule(self.task, cast("outcome.Outcome[object]", self))
-
-    def fail(self, error: Exception) -> None:
-        """Wake the task with an error."""
-        self._error = error
-        trio.lowlevel.reschedule(self.task, cast("outcome.Outcome[object]", self))
-
-    def unwrap(self) -> Reply:
-        """What ``call`` returns or raises."""
-        if self._reply is None:
-            assert self._error is not None, "woken without an outcome"
-            raise self._error
-        return self._reply
-
-    def abandon(self, _: object) -> trio.lowlevel.Abort:
-        """The caller gives up."""
-        self._client.give_up(self)
-        return trio.lowlevel.Abort.SUCCEEDED
-
-
 class PartitionClient:
     """Calls to one partition, from any task of the front."""
 
@@ -105,7 +63,7 @@ class PartitionClient:
         self._expected = Hello(partition, partitions)
         self._path = path
         self._last_id = 0
-        self._waiters: dict[int, _Waiter] = {}
+        self._calls: dict[int, Call] = {}
         self._in_flight_bytes = 0
         self._outgoing: dict[int, Request] = {}
         self._outgoing_bytes = 0
@@ -123,6 +81,11 @@ class PartitionClient:
         return self._connected.is_set()
 
     async def call(self, command: Command, text_bytes: int = 0) -> Reply:
+        """``ask`` in a task of trio's."""
+        return await driven(self.ask(command, text_bytes))
+
+    @types.coroutine
+    def ask(self, command: Command, text_bytes: int = 0) -> Generator[Call, None, Reply]:
         """Send ``command`` and wait for its reply; ``text_bytes`` is the size of its text.
 
         Raises:
@@ -132,28 +95,32 @@ class PartitionClient:
         if not self._connected.is_set():
             raise PartitionUnavailableError(self.partition, sent=False)
         if (
-            len(self._waiters) >= REQUESTS_PER_PARTITION_MAX
+            len(self._calls) >= REQUESTS_PER_PARTITION_MAX
             or self._in_flight_bytes + text_bytes > IN_FLIGHT_BYTES_MAX
         ):
             raise OverloadedError(self.partition)
         self._last_id = request_id = self._last_id + 1
-        self._waiters[request_id] = waiter = _Waiter(self, request_id, text_bytes)
+        self._calls[request_id] = call = Call(request_id, text_bytes)
         self._in_flight_bytes += text_bytes
         self._outgoing[request_id] = Request(request_id, command)
         self._outgoing_bytes += text_bytes
         if (sender := self._sender) is not None:
             self._sender = None
             trio.lowlevel.reschedule(sender)
-        reply: Reply = await trio.lowlevel.wait_task_rescheduled(waiter.abandon)
-        return reply
+        try:
+            yield call
+        except BaseException:
+            self._give_up(call)
+            raise
+        return call.result()
 
-    def give_up(self, waiter: _Waiter) -> None:
+    def _give_up(self, call: Call) -> None:
         """Forget a call: its reply, if one comes, goes nowhere."""
-        self._take_waiter(waiter.request_id)
+        self._take_call(call.request_id)
         # What was not sent yet must not stay: clients that submit and hang up, again and
         # again, would fill the memory while a partition takes nothing.
-        if self._outgoing.pop(waiter.request_id, None) is not None:
-            self._outgoing_bytes -= waiter.text_bytes
+        if self._outgoing.pop(call.request_id, None) is not None:
+            self._outgoing_bytes -= call.text_bytes
 
     async def wait_serving(self) -> None:
         """Return when calls can be made."""
@@ -275,8 +242,8 @@ class PartitionClient:
                 continue
             # A partition answers each front in the order in which it was asked.
             self._answered_id = request_id
-            if (waiter := self._take_waiter(request_id)) is not None:
-                waiter.answer(response.reply)
+            if (call := self._take_call(request_id)) is not None:
+                call.answer(response.reply)
 
     def _take_push(self, push: Reply) -> None:
         match push:
@@ -293,11 +260,11 @@ class PartitionClient:
             case _:
                 raise PipeError(f"a push that is none: {push}")
 
-    def _take_waiter(self, request_id: int) -> _Waiter | None:
-        waiter = self._waiters.pop(request_id, None)
-        if waiter is not None:
-            self._in_flight_bytes -= waiter.text_bytes
-        return waiter
+    def _take_call(self, request_id: int) -> Call | None:
+        call = self._calls.pop(request_id, None)
+        if call is not None:
+            self._in_flight_bytes -= call.text_bytes
+        return call
 
     def _disconnected(self) -> None:
         if self._connected.is_set():
@@ -309,8 +276,8 @@ class PartitionClient:
         self._answered_id = self._sent_id
         unsent = self._outgoing
         self._outgoing, self._outgoing_bytes = {}, 0
-        for request_id in list(self._waiters):
-            waiter = self._take_waiter(request_id)
-            assert waiter is not None
-            sent = request_id not in unsent
-            waiter.fail(PartitionUnavailableError(self.partition, sent=sent))
+        for request_id in list(self._calls):
+            # One that fails may bring another to its end.
+            if (call := self._take_call(request_id)) is not None:
+                sent = request_id not in unsent
+                call.fail(PartitionUnavailableError(self.partition, sent=sent))

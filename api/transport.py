@@ -36,6 +36,18 @@ class Transport(Protocol):
     async def receive(self) -> bytes:
         """Wait for bytes; empty at the client's end."""
 
+    async def arrival(self) -> None:
+        """Wait until there may be bytes, or the client's end; or until ``wake``.
+
+        Only where ``sends_at_once``; so are ``receive_now`` and ``wake``.
+        """
+
+    def receive_now(self) -> bytes | None:
+        """Bytes that are here, empty at the client's end; None when there are none."""
+
+    def wake(self) -> None:
+        """End an ``arrival``, now or the next one."""
+
     def finish(self) -> bool:
         """Tell the client that no more will come; False when that can't be told apart."""
 
@@ -84,15 +96,28 @@ class PlainTransport:
         """Wait for bytes; empty at the client's end."""
         while True:
             await self._watch.wait()
-            try:
-                data = self._socket.recv(_RECEIVE_BYTES)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise Gone from error
-            if len(data) == _RECEIVE_BYTES:
-                self._watch.again()
-            return data
+            if (data := self.receive_now()) is not None:
+                return data
+
+    async def arrival(self) -> None:
+        """Wait until there may be bytes, or the client's end; or until ``wake``."""
+        await self._watch.wait()
+
+    def receive_now(self) -> bytes | None:
+        """Bytes that are here, empty at the client's end; None when there are none."""
+        try:
+            data = self._socket.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise Gone from error
+        if len(data) == _RECEIVE_BYTES:
+            self._watch.again()
+        return data
+
+    def wake(self) -> None:
+        """End an ``arrival``, now or the next one."""
+        self._watch.happened(0)
 
     def finish(self) -> bool:
         """Send a FIN; the other direction stays open."""
@@ -139,6 +164,18 @@ class TlsTransport:
             return bytes(await self._stream.receive_some(_RECEIVE_BYTES))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise Gone from error
+
+    async def arrival(self) -> None:
+        """A stream does not tell of bytes without reading them."""
+        raise NotImplementedError
+
+    def receive_now(self) -> bytes | None:
+        """See ``arrival``."""
+        raise NotImplementedError
+
+    def wake(self) -> None:
+        """See ``arrival``."""
+        raise NotImplementedError
 
     def finish(self) -> bool:
         """TLS has no half-close here."""

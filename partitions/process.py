@@ -5,7 +5,6 @@ this partition themselves, until they are told that it serves.
 """
 
 import errno
-import gc
 import logging
 import socket
 import time
@@ -93,9 +92,6 @@ class PartitionProcess:
         """Read the log; the actor that goes on where it ends."""
         settings, identity = self._settings, self._identity
         state, found = await self._recovered()
-        # The jobs that recovery made are no garbage; the collector need not walk them.
-        gc.collect()
-        gc.freeze()
         return Actor(
             state,
             found.log,

@@ -9,6 +9,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from api.answer import Answer
+from api.calls import driven
 from api.problems import to_answer
 from api.routes.exchange import TWO_AUTHORIZATIONS, respond
 from api.services import Services
@@ -31,22 +32,28 @@ def register(app: QuartTrio, services: Services) -> None:
     @app.post("/jobs")
     async def submit() -> Response:
         taken = await _taken()
-        return respond(taken if isinstance(taken, Answer) else await endpoints.submit(taken))
+        return respond(
+            taken if isinstance(taken, Answer) else await driven(endpoints.submit(taken))
+        )
 
     @app.post("/jobs/lease")
     async def lease() -> Response:
         taken = await _taken()
-        return respond(taken if isinstance(taken, Answer) else await endpoints.lease(taken))
+        return respond(taken if isinstance(taken, Answer) else await driven(endpoints.lease(taken)))
 
     @app.post("/jobs/<job_id>/ack")
     async def ack(job_id: str) -> Response:
         taken = await _taken()
-        return respond(taken if isinstance(taken, Answer) else await endpoints.ack(job_id, taken))
+        return respond(
+            taken if isinstance(taken, Answer) else await driven(endpoints.ack(job_id, taken))
+        )
 
     @app.get("/jobs/<job_id>")
     async def get(job_id: str) -> Response:
         taken = await _taken()
-        return respond(taken if isinstance(taken, Answer) else await endpoints.get(job_id, taken))
+        return respond(
+            taken if isinstance(taken, Answer) else await driven(endpoints.get(job_id, taken))
+        )
 
 
 async def _taken() -> _Request | Answer:

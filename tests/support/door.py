@@ -3,7 +3,7 @@
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from api.settings import DoorLimits
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[[Request], Awaitable[Answer]]
+Handler = Callable[[Request], Coroutine[Any, Any, Answer]]
 
 LANE = "/lane"
 """A lane route: answers with what it got."""
@@ -214,7 +214,7 @@ async def running_front(
     app = SmallApp(lane)
     front = Front(listener, lane, app, limits or DoorLimits(), tls)
     port = listener.getsockname()[1]
-    with trio.fail_after(60):
+    with trio.fail_after(300):
         async with trio.open_nursery() as nursery:
             await nursery.start(front.run)
             yield RunningFront(front, lane, app, port, nursery)

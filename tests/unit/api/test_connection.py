@@ -1,68 +1,24 @@
 """What a connection does that no client can see: how it waits, and what is swept."""
 
 import socket
+from collections.abc import AsyncIterator, Generator
+from contextlib import asynccontextmanager
+from math import inf
+from types import coroutine
 
 import pytest
 import trio
 import trio.testing
 
-from api.answer import Answer
-from api.connection import Connection, _Watched
+from api.answer import TEXT, Answer
+from api.calls import Call, in_task
+from api.connection import Connection
 from api.door import Door, Request
 from api.readiness import Readiness
 from api.settings import DoorLimits
 from api.transport import Gone, PlainTransport
+from partitions.messages import NothingReady, Reply, Settled
 from tests.support.door import SmallApp, SmallLane
-
-
-async def at_once() -> str:
-    return "done"
-
-
-async def after(event: trio.Event) -> str:
-    await event.wait()
-    await trio.lowlevel.checkpoint()
-    return "done"
-
-
-async def broken() -> str:
-    raise ValueError("broken")
-
-
-async def test_what_does_not_wait_is_not_noticed() -> None:
-    waits: list[int] = []
-    assert await _Watched(at_once(), lambda: waits.append(1)) == "done"
-    with pytest.raises(ValueError, match="broken"):
-        await _Watched(broken(), lambda: waits.append(1))
-    assert waits == []
-
-
-async def test_a_wait_is_noticed_once_before_it_begins() -> None:
-    event = trio.Event()
-    waits: list[int] = []
-
-    def notice() -> None:
-        waits.append(1)
-        event.set()  # or the wait would be for ever
-
-    assert await _Watched(after(event), notice) == "done"
-    assert waits == [1]
-
-
-async def test_a_watched_wait_can_be_cancelled() -> None:
-    cleaned = False
-
-    async def waits() -> None:
-        nonlocal cleaned
-        try:
-            await trio.sleep_forever()
-        finally:
-            cleaned = True
-
-    with trio.move_on_after(0.01) as scope:
-        await _Watched(waits(), lambda: None)
-    assert scope.cancelled_caught
-    assert cleaned
 
 
 class Client:
@@ -200,3 +156,219 @@ def test_the_sweep_is_short_against_every_timeout() -> None:
         period = Door(limits, lane, SmallApp(lane))._period
         assert 0.01 <= period <= 0.5
         assert period <= max(0.01, min(limits.write_timeout_ms, limits.half_close_ms) / 4000)
+
+
+class AskingLane:
+    """Every request asks a partition, which is the test's, once or ``asks`` times."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.given_up: list[Call] = []
+        self.asks = 1
+        self.then_trio = False
+
+    @coroutine
+    def _ask(self) -> Generator[Call, None, Reply]:
+        call = Call(len(self.calls), 0)
+        self.calls.append(call)
+        try:
+            yield call
+        except BaseException:
+            self.given_up.append(call)
+            raise
+        return call.result()
+
+    def route(self, method: str, target: str):
+        del method
+
+        async def handler(request: Request) -> Answer:
+            del request
+            for _ in range(self.asks):
+                reply = await self._ask()
+            if self.then_trio:
+                await in_task()
+                with trio.move_on_after(60):
+                    await trio.lowlevel.checkpoint()
+            text = f"{target} {type(reply).__name__}"
+            return Answer(200, text.encode(), TEXT)
+
+        return handler
+
+
+ASK = b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
+SETTLED = Settled(b"j" * 16)
+
+
+@asynccontextmanager
+async def asking(limits: DoorLimits | None = None) -> AsyncIterator[tuple[Client, AskingLane]]:
+    client, lane = Client(), AskingLane()
+    client.door = Door(limits or DoorLimits(), lane, SmallApp(client.lane))
+    client.door.sweep()
+    client.readiness.forget(client.ours)
+    client.connection = client.connected()
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.run)
+            yield client, lane
+            client.theirs.close()
+    assert client.door.body_bytes == 0
+    assert not client.door.connections
+
+
+async def said(client: Client, *bodies: bytes) -> bytes:
+    """All that the client gets until the last of ``bodies`` ends it."""
+    got = b""
+    while not got.endswith(bodies[-1]):
+        data = await client.theirs.recv(65536)
+        assert data, got
+        got += data
+    places = [got.index(body) for body in bodies]
+    assert places == sorted(places)
+    return got
+
+
+async def test_a_reply_is_answered_without_waking_the_connections_task():
+    async with asking() as (client, lane):
+        for turn in range(3):
+            await client.theirs.send(ASK % b"/a")
+            await until_waiting()
+            assert len(lane.calls) == turn + 1
+            assert not client.connection.idle
+            assert client.connection.running_since is not None
+            lane.calls[turn].answer(SETTLED)
+            # Nothing was awaited since: the answer is in the socket, the deadlines are set.
+            assert client.connection.idle
+            assert client.connection.running_since is None
+            assert client.connection.read_deadline < inf
+            assert client.door.body_bytes == 0
+            await said(client, b"/a Settled")
+
+
+async def test_several_calls_of_one_request_and_a_failed_one():
+    async with asking() as (client, lane):
+        lane.asks = 2
+        await client.theirs.send(ASK % b"/a")
+        await until_waiting()
+        lane.calls[0].answer(SETTLED)
+        assert len(lane.calls) == 2
+        lane.calls[1].answer(NothingReady())
+        await said(client, b"/a NothingReady")
+        await client.theirs.send(ASK % b"/b")
+        await until_waiting()
+        lane.calls[2].fail(ValueError("a bug"))
+        assert b" 500 " in await said(client, b"}")
+
+
+async def test_what_needs_trio_goes_on_in_the_connections_task():
+    async with asking() as (client, lane):
+        lane.then_trio = True
+        for turn in range(2):
+            await client.theirs.send(ASK % b"/a")
+            await until_waiting()
+            lane.calls[turn].answer(SETTLED)
+            await said(client, b"/a Settled")
+
+
+@pytest.mark.parametrize("then_trio", [False, True])
+async def test_a_request_that_comes_before_the_answer_waits_for_its_turn(then_trio):
+    async with asking() as (client, lane):
+        lane.then_trio = then_trio
+        await client.theirs.send(ASK % b"/1")
+        await until_waiting()
+        await client.theirs.send(ASK % b"/2" + ASK % b"/3")
+        await until_waiting()
+        assert len(lane.calls) == 1
+        lane.calls[0].answer(SETTLED)
+        await said(client, b"/1 Settled")
+        await until_waiting()
+        lane.calls[1].answer(NothingReady())
+        await said(client, b"/2 NothingReady")
+        await until_waiting()
+        lane.calls[2].answer(SETTLED)
+        await said(client, b"/3 Settled")
+
+
+async def test_half_a_request_before_the_answer_has_a_deadline_after_it():
+    async with asking() as (client, lane):
+        await client.theirs.send(ASK % b"/1")
+        await until_waiting()
+        await client.theirs.send(b"POST /2 HT")
+        await until_waiting()
+        assert client.connection.read_deadline == inf
+        lane.calls[0].answer(SETTLED)
+        await said(client, b"/1 Settled")
+        await until_waiting()
+        assert not client.connection.idle
+        assert client.connection.read_deadline < inf
+
+
+async def test_who_closes_its_sending_side_still_gets_the_answer():
+    async with asking() as (client, lane):
+        await client.theirs.send(ASK % b"/1")
+        await until_waiting()
+        client.theirs.shutdown(socket.SHUT_WR)
+        await until_waiting()
+        lane.calls[0].answer(SETTLED)
+        await said(client, b"/1 Settled")
+        assert await client.theirs.recv(10) == b""
+
+
+@pytest.mark.parametrize("seen", [False, True])
+async def test_who_is_cut_while_it_waits_gives_its_call_up(seen):
+    async with asking() as (client, lane):
+        await client.theirs.send(ASK % b"/1")
+        await until_waiting()
+        if seen:
+            await client.theirs.send(b"POST")  # the connection's own task has taken over
+            await until_waiting()
+        client.connection.cut()
+        await until_waiting()
+        assert lane.given_up == lane.calls
+        assert not client.door.connections
+        lane.calls[0].answer(SETTLED)  # goes nowhere
+
+
+async def test_the_last_answer_of_a_drain_closes_the_connection():
+    async with asking() as (client, lane):
+        await client.theirs.send(ASK % b"/1")
+        await until_waiting()
+        client.door.drain()
+        await until_waiting()
+        lane.calls[0].answer(SETTLED)
+        assert b"Connection: close\r\n" in await said(client, b"/1 Settled")
+        assert await client.theirs.recv(10) == b""
+
+
+async def test_an_answer_that_does_not_fit_is_sent_as_the_client_reads():
+    async with asking() as (client, lane):
+        target = b"/" + b"x" * 3000
+        client.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        filled = 0
+        try:
+            while True:
+                filled += client.ours.send(b"." * 100)
+        except BlockingIOError:
+            pass
+        await client.theirs.send(ASK % target)
+        await until_waiting()
+        lane.calls[0].answer(SETTLED)
+        await until_waiting()
+        assert client.connection.write_deadline < inf
+        got = await said(client, target + b" Settled")
+        assert got.startswith(b"." * filled + b"HTTP/1.1 200 OK\r\n")
+        await until_waiting()
+        assert client.connection.write_deadline == inf
+        await client.theirs.send(ASK % b"/2")
+        await until_waiting()
+        lane.calls[1].answer(SETTLED)
+        await said(client, b"/2 Settled")
+
+
+async def test_pipelined_requests_are_answered_in_order_each_when_its_reply_is_here():
+    async with asking() as (client, lane):
+        await client.theirs.send(b"".join(ASK % b"/%d" % turn for turn in range(3)))
+        for turn in range(3):
+            await until_waiting()
+            assert len(lane.calls) == turn + 1
+            lane.calls[turn].answer(SETTLED)
+            await said(client, b"/%d Settled" % turn)

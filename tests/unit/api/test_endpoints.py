@@ -8,6 +8,7 @@ import pytest
 from api import problems
 from api.answer import Answer
 from api.caller import ACK, LEASE, READ, SCOPES_OF, SUBMIT, Caller
+from api.calls import driven
 from api.endpoints import JobEndpoints, JobRequest
 from api.operations import Operations
 from api.problems import Problem
@@ -23,10 +24,10 @@ SETTINGS = FrontSettings(0, 0, (), "", payload_bytes_max=100, default_max_retrie
 Endpoint = Callable[[JobEndpoints, JobRequest], Awaitable[Answer]]
 
 ROUTES: dict[str, tuple[str, Endpoint]] = {
-    "submit": (SUBMIT, lambda endpoints, request: endpoints.submit(request)),
-    "lease": (LEASE, lambda endpoints, request: endpoints.lease(request)),
-    "ack": (ACK, lambda endpoints, request: endpoints.ack(UNKNOWN_ID, request)),
-    "get": (READ, lambda endpoints, request: endpoints.get(UNKNOWN_ID, request)),
+    "submit": (SUBMIT, lambda endpoints, request: driven(endpoints.submit(request))),
+    "lease": (LEASE, lambda endpoints, request: driven(endpoints.lease(request))),
+    "ack": (ACK, lambda endpoints, request: driven(endpoints.ack(UNKNOWN_ID, request))),
+    "get": (READ, lambda endpoints, request: driven(endpoints.get(UNKNOWN_ID, request))),
 }
 ALL_SCOPES = SCOPES_OF["admin"]
 
@@ -147,30 +148,30 @@ async def test_without_a_good_key_nothing_else_is_said_or_done(
 async def test_a_remembered_caller_costs_no_look_up(tmp_path: Path, keyring: FakeKeyring) -> None:
     async with fleet_of(tmp_path, 1) as (fleet, _):
         endpoints = endpoints_of(fleet, keyring)
-        await endpoints.submit(Request("fresh", b'{"payload":"x"}'))
+        await driven(endpoints.submit(Request("fresh", b'{"payload":"x"}')))
         assert keyring.looked_up == []
-        await endpoints.submit(Request("all", b'{"payload":"x"}'))
+        await driven(endpoints.submit(Request("all", b'{"payload":"x"}')))
         assert keyring.looked_up == ["all"]
 
 
 async def test_the_statuses_and_bodies_of_a_jobs_life(tmp_path: Path, keyring: FakeKeyring) -> None:
     async with fleet_of(tmp_path, 1) as (fleet, _):
         endpoints = endpoints_of(fleet, keyring)
-        created = await endpoints.submit(Request("all", b'{"payload":"x"}'))
+        created = await driven(endpoints.submit(Request("all", b'{"payload":"x"}')))
         job_id = json.loads(created.body)["job_id"]
         assert (created.status, list(json.loads(created.body))) == (201, ["job_id"])
-        shown = await endpoints.get(job_id, Request("all"))
+        shown = await driven(endpoints.get(job_id, Request("all")))
         assert (shown.status, json.loads(shown.body)["max_retries"]) == (200, 7)
-        leased = await endpoints.lease(Request("all"))
+        leased = await driven(endpoints.lease(Request("all")))
         assert (leased.status, json.loads(leased.body)["payload"]) == (200, "x")
-        acked = await endpoints.ack(job_id, Request("all"))
+        acked = await driven(endpoints.ack(job_id, Request("all")))
         assert (acked.status, acked.body) == (200, b"")
-        again = await endpoints.ack(job_id, Request("all"))
+        again = await driven(endpoints.ack(job_id, Request("all")))
         assert again.status == 400
         assert error_of(again).startswith("failed to ack job: ")
-        empty = await endpoints.lease(Request("all"))
+        empty = await driven(endpoints.lease(Request("all")))
         assert (empty.status, error_of(empty)) == (404, "no jobs available")
-        missing = await endpoints.get(UNKNOWN_ID, Request("all"))
+        missing = await driven(endpoints.get(UNKNOWN_ID, Request("all")))
         assert (missing.status, error_of(missing)) == (404, f"job not found: {UNKNOWN_ID}")
 
 

@@ -7,6 +7,7 @@ import trio
 from api import operations as operations_module
 from api import partition_client, problems
 from api.caller import SCOPES_OF, Caller
+from api.calls import driven
 from api.operations import Operations
 from api.schemas import Ack, JobCreated, JobStatus, LeasedJob, LeaseJob, Submit
 from partitions.messages import (
@@ -39,19 +40,19 @@ def operations_of(fleet: Fleet) -> Operations:
 
 
 async def submitted(operations: Operations, job: Submit = JOB) -> str:
-    done = await operations.submit(CALLER, job)
+    done = await driven(operations.submit(CALLER, job))
     assert isinstance(done, JobCreated)
     return done.job_id
 
 
 async def leased(operations: Operations) -> LeasedJob:
-    done = await operations.lease(CALLER, LeaseJob())
+    done = await driven(operations.lease(CALLER, LeaseJob()))
     assert isinstance(done, LeasedJob)
     return done
 
 
 async def shown(operations: Operations, job_id: str) -> JobStatus:
-    done = await operations.get(CALLER, job_id)
+    done = await driven(operations.get(CALLER, job_id))
     assert isinstance(done, JobStatus)
     return done
 
@@ -89,7 +90,7 @@ async def test_a_job_goes_from_submit_to_acked(tmp_path: Path) -> None:
             1,
             "2023-11-14T22:13:50Z",
         )
-        assert await operations.ack(CALLER, job_id, Ack(1, b"result")) is None
+        assert await driven(operations.ack(CALLER, job_id, Ack(1, b"result"))) is None
         assert await shown(operations, job_id) == JobStatus(
             job_id, "ACKED", 1, 5, "2023-11-14T22:13:20Z", result="result"
         )
@@ -108,7 +109,7 @@ async def test_a_failure_report_is_kept_and_the_job_waits_for_its_retry(tmp_path
         operations = operations_of(fleet)
         job_id = await submitted(operations)
         await leased(operations)
-        assert await operations.ack(CALLER, job_id, Ack(1, None, b"boom")) is None
+        assert await driven(operations.ack(CALLER, job_id, Ack(1, None, b"boom"))) is None
         job = await shown(operations, job_id)
         assert (job.state, job.result_error, job.result) == ("RETRY", "boom", None)
 
@@ -121,7 +122,7 @@ async def test_a_lease_that_ran_out_says_so_and_its_token_is_lost(tmp_path: Path
         fleet.partitions[0].now_ms += LEASE_MS
         second = await leased(operations)
         assert (second.job_id, second.attempt, second.lease_token) == (job_id, 2, "2")
-        assert await operations.ack(CALLER, job_id, Ack(1, b"late")) == problems.LEASE_LOST
+        assert await driven(operations.ack(CALLER, job_id, Ack(1, b"late"))) == problems.LEASE_LOST
         job = await shown(operations, job_id)
         assert (job.state, job.result_error) == ("RUNNING", "lease expired")
 
@@ -131,27 +132,29 @@ async def test_the_same_ack_again_is_fine_and_another_outcome_is_not(tmp_path: P
         operations = operations_of(fleet)
         job_id = await submitted(operations)
         await leased(operations)
-        assert await operations.ack(CALLER, job_id, Ack(1, b"a")) is None
-        assert await operations.ack(CALLER, job_id, Ack(1, b"a")) is None
-        assert await operations.ack(CALLER, job_id, Ack(1, b"b")) == problems.LEASE_LOST
-        assert await operations.ack(CALLER, job_id, Ack(1, None, b"a")) == problems.LEASE_LOST
+        assert await driven(operations.ack(CALLER, job_id, Ack(1, b"a"))) is None
+        assert await driven(operations.ack(CALLER, job_id, Ack(1, b"a"))) is None
+        assert await driven(operations.ack(CALLER, job_id, Ack(1, b"b"))) == problems.LEASE_LOST
+        assert (
+            await driven(operations.ack(CALLER, job_id, Ack(1, None, b"a"))) == problems.LEASE_LOST
+        )
 
 
 async def test_an_ack_without_a_token_needs_a_running_job(tmp_path: Path) -> None:
     async with fleet_of(tmp_path, 1) as (fleet, _):
         operations = operations_of(fleet)
         job_id = await submitted(operations)
-        problem = await operations.ack(CALLER, job_id, Ack())
+        problem = await driven(operations.ack(CALLER, job_id, Ack()))
         assert problem == problems.ack_not_running(job_id, "READY")
         await leased(operations)
-        assert await operations.ack(CALLER, job_id, Ack()) is None
-        problem = await operations.ack(CALLER, job_id, Ack())
+        assert await driven(operations.ack(CALLER, job_id, Ack())) is None
+        problem = await driven(operations.ack(CALLER, job_id, Ack()))
         assert problem == problems.ack_not_running(job_id, "ACKED")
 
 
 async def test_nothing_to_lease_is_a_404_in_the_contracts_words(tmp_path: Path) -> None:
     async with fleet_of(tmp_path, 2) as (fleet, _):
-        assert await operations_of(fleet).lease(CALLER, LeaseJob()) == problems.NO_JOBS
+        assert await driven(operations_of(fleet).lease(CALLER, LeaseJob())) == problems.NO_JOBS
 
 
 @pytest.mark.parametrize(
@@ -174,8 +177,8 @@ async def test_an_id_that_names_no_job_is_not_found_under_the_name_it_was_given(
 ) -> None:
     async with fleet_of(tmp_path, 2) as (fleet, _):
         operations = operations_of(fleet)
-        assert await operations.get(CALLER, job_id) == problems.job_not_found(job_id)
-        assert await operations.ack(CALLER, job_id, Ack(7)) == problems.ack_unknown(job_id)
+        assert await driven(operations.get(CALLER, job_id)) == problems.job_not_found(job_id)
+        assert await driven(operations.ack(CALLER, job_id, Ack(7))) == problems.ack_unknown(job_id)
         if job_id != UNKNOWN_ID:
             assert not sent(fleet, Get), "what is no id is not looked up"
 
@@ -241,11 +244,11 @@ async def test_with_every_partition_down_all_is_503_and_to_be_tried_again(
         for number in range(count):
             await fleet.kill(number)
         outcomes = [
-            await operations.submit(CALLER, JOB),
-            await operations.lease(CALLER, LeaseJob()),
-            await operations.get(CALLER, UNKNOWN_ID),
-            await operations.ack(CALLER, UNKNOWN_ID, Ack()),
-            await operations.ack(CALLER, UNKNOWN_ID, Ack(1)),
+            await driven(operations.submit(CALLER, JOB)),
+            await driven(operations.lease(CALLER, LeaseJob())),
+            await driven(operations.get(CALLER, UNKNOWN_ID)),
+            await driven(operations.ack(CALLER, UNKNOWN_ID, Ack())),
+            await driven(operations.ack(CALLER, UNKNOWN_ID, Ack(1))),
         ]
         assert outcomes == [problems.PARTITION_DOWN] * 5
         assert problems.PARTITION_DOWN.status == 503
@@ -258,7 +261,7 @@ async def test_a_job_of_a_partition_that_is_down_is_503_never_404(tmp_path: Path
         ids = [await submitted(operations) for _ in range(20)]
         await fleet.kill(0)
         for job_id in ids:
-            done = await operations.get(CALLER, job_id)
+            done = await driven(operations.get(CALLER, job_id))
             if partition_of(slot_of(raw(job_id)), 2) == 0:
                 assert done == problems.PARTITION_DOWN
             else:
@@ -292,7 +295,7 @@ async def test_an_ack_with_a_token_whose_partition_was_lost_is_given_again(
         job_id = await submitted(operations)
         await leased(operations)
         fleet.partitions[0].faults = [fault]
-        assert await operations.ack(CALLER, job_id, ack) is None
+        assert await driven(operations.ack(CALLER, job_id, ack)) is None
         job = await shown(operations, job_id)
         assert job.state == ("RETRY" if ack.error else "ACKED")
         assert job.attempts == 1
@@ -306,7 +309,7 @@ async def test_an_ack_without_a_token_is_not_given_again(tmp_path: Path, fault: 
         job_id = await submitted(operations)
         await leased(operations)
         fleet.partitions[0].faults = [fault]
-        problem = await operations.ack(CALLER, job_id, Ack(None, b"done"))
+        problem = await driven(operations.ack(CALLER, job_id, Ack(None, b"done")))
         assert problem == problems.OUTCOME_UNKNOWN
         assert problem.status == 503
         assert (
@@ -330,7 +333,7 @@ async def test_a_lease_whose_partition_was_lost_is_503_and_not_given_again(
         operations = operations_of(fleet)
         await submitted(operations)
         fleet.partitions[0].faults = [Fault.LOST_AFTER]
-        assert await operations.lease(CALLER, LeaseJob()) == problems.PARTITION_DOWN
+        assert await driven(operations.lease(CALLER, LeaseJob())) == problems.PARTITION_DOWN
         assert len(sent(fleet, Lease)) == 1
 
 
@@ -341,9 +344,9 @@ async def test_lost_twice_is_outcome_unknown(tmp_path: Path) -> None:
         await leased(operations)
         partition = fleet.partitions[0]
         for operation in (
-            lambda: operations.submit(CALLER, JOB),
-            lambda: operations.ack(CALLER, job_id, Ack(1, b"r")),
-            lambda: operations.get(CALLER, job_id),
+            lambda: driven(operations.submit(CALLER, JOB)),
+            lambda: driven(operations.ack(CALLER, job_id, Ack(1, b"r"))),
+            lambda: driven(operations.get(CALLER, job_id)),
         ):
             partition.faults = [Fault.LOST_BEFORE, Fault.LOST_BEFORE]
             assert await operation() == problems.OUTCOME_UNKNOWN
@@ -362,7 +365,7 @@ async def test_a_partition_that_stays_away_is_outcome_unknown_after_a_while(
         outcomes: list[object] = []
 
         async def submit() -> None:
-            outcomes.append(await operations.submit(CALLER, JOB))
+            outcomes.append(await driven(operations.submit(CALLER, JOB)))
 
         nursery.start_soon(submit)
         await until(lambda: len(partition.frames) == 1)
@@ -377,7 +380,7 @@ async def test_a_partition_that_stays_away_is_outcome_unknown_after_a_while(
 async def test_a_full_disk_is_507_for_submits(tmp_path: Path) -> None:
     async with fleet_of(tmp_path, 1) as (fleet, _):
         fleet.partitions[0].answer = lambda command: StorageFull()
-        problem = await operations_of(fleet).submit(CALLER, JOB)
+        problem = await driven(operations_of(fleet).submit(CALLER, JOB))
         assert problem == problems.STORAGE_FULL
         assert (problem.status, problem.headers) == (507, (("Retry-After", "5"),))
 
@@ -389,10 +392,10 @@ async def test_too_much_in_flight_is_503_to_be_tried_again(
     async with fleet_of(tmp_path, 1) as (fleet, _):
         operations = operations_of(fleet)
         outcomes = [
-            await operations.submit(CALLER, JOB),
-            await operations.lease(CALLER, LeaseJob()),
-            await operations.get(CALLER, UNKNOWN_ID),
-            await operations.ack(CALLER, UNKNOWN_ID, Ack(1)),
+            await driven(operations.submit(CALLER, JOB)),
+            await driven(operations.lease(CALLER, LeaseJob())),
+            await driven(operations.get(CALLER, UNKNOWN_ID)),
+            await driven(operations.ack(CALLER, UNKNOWN_ID, Ack(1))),
         ]
         assert outcomes == [problems.OVERLOADED] * 4
         assert not fleet.partitions[0].commands
@@ -404,8 +407,8 @@ async def test_a_text_that_the_disk_does_not_give_back_is_500_with_the_job_named
     async with fleet_of(tmp_path, 1) as (fleet, _):
         fleet.partitions[0].answer = lambda command: Unreadable(raw(UNKNOWN_ID))
         operations = operations_of(fleet)
-        assert await operations.get(CALLER, UNKNOWN_ID) == problems.unreadable(UNKNOWN_ID)
-        assert await operations.lease(CALLER, LeaseJob()) == problems.unreadable(UNKNOWN_ID)
+        assert await driven(operations.get(CALLER, UNKNOWN_ID)) == problems.unreadable(UNKNOWN_ID)
+        assert await driven(operations.lease(CALLER, LeaseJob())) == problems.unreadable(UNKNOWN_ID)
 
 
 @pytest.mark.parametrize(
@@ -416,10 +419,10 @@ async def test_a_reply_that_does_not_fit_claims_nothing(tmp_path: Path, reply: R
         fleet.partitions[0].answer = lambda command: reply
         operations = operations_of(fleet)
         if not isinstance(reply, Enqueued):
-            assert await operations.submit(CALLER, JOB) == problems.INTERNAL
-        assert await operations.lease(CALLER, LeaseJob()) == problems.INTERNAL
-        assert await operations.get(CALLER, UNKNOWN_ID) == problems.INTERNAL
-        assert await operations.ack(CALLER, UNKNOWN_ID, Ack(1)) == problems.INTERNAL
+            assert await driven(operations.submit(CALLER, JOB)) == problems.INTERNAL
+        assert await driven(operations.lease(CALLER, LeaseJob())) == problems.INTERNAL
+        assert await driven(operations.get(CALLER, UNKNOWN_ID)) == problems.INTERNAL
+        assert await driven(operations.ack(CALLER, UNKNOWN_ID, Ack(1))) == problems.INTERNAL
 
 
 async def test_a_hung_partition_costs_no_more_than_its_own_jobs(tmp_path: Path) -> None:
