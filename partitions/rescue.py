@@ -23,6 +23,7 @@ from partitions.events import (
     LeaseExpired,
     OutcomeMoved,
     PayloadMoved,
+    TokensRaised,
 )
 from partitions.job import CREATED_SHIFT, EMPTY_AT, EXPIRED_AT, Job, State
 from partitions.state import StateHead
@@ -65,6 +66,9 @@ class Rescue:
             self.jobs.pop(event.job_id, None)
             self.lost.discard(event.job_id)
             self.uncertain.discard(event.job_id)
+            return
+        if isinstance(event, TokensRaised):
+            self.last_token = max(self.last_token, event.last_token)
             return
         if isinstance(event, JobLeased):
             self.last_token = max(self.last_token, event.lease_token)

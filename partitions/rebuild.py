@@ -1,0 +1,217 @@
+"""A new partition directory from what is left of an old one (``remains``).
+
+The jobs go into one snapshot as they are; before it stands a log of the texts that they need,
+read from the old segments and committed anew, each under an event that says whose it is. That
+is the form that copying forward leaves behind too, so nothing else needs to know of it.
+
+Nothing may be given twice that the lost part of the log may have given: segments, lsns and
+lease tokens go on far above the last ones known, the time not below the newest record.
+
+A job whose payload does not read back is dropped; one whose result or error does not stays, and
+has none. Both are reported.
+"""
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from partitions.disk import Disk, File
+from partitions.errors import BlobUnreadableError
+from partitions.events import Event, OutcomeMoved, PayloadMoved
+from partitions.job import CREATED_SHIFT, EMPTY_AT, Job, State
+from partitions.live import LiveTexts
+from partitions.log import Log, Sizes, Tail, create_segment, read_text, segment_name
+from partitions.positions import make_position, offset_of, segment_of
+from partitions.record import BLOB_HEADER_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader
+from partitions.remains import Remains
+from partitions.snapshot import SnapshotHead, SnapshotWriter
+from partitions.state import StateHead
+
+JUMP: Final = 1 << 32
+"""Lease tokens and lsns go on so far above the last one known: more than a log of 80 GB holds,
+for an event takes 20 bytes at least."""
+
+_SEGMENTS_JUMP: Final = 1 << 10
+_COMMIT_BYTES: Final = 4 << 20
+_COMMIT_EVENTS: Final = 10_000
+_JOBS_PER_FRAME: Final = 2_000
+_OPEN_FILES_MAX: Final = 64
+_SIZES: Final = Sizes()
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """What reading the texts came to."""
+
+    payloads_lost: list[bytes]
+    """Jobs that were dropped."""
+    outcomes_lost: list[bytes]
+    """Jobs whose result or error is gone."""
+
+
+def checking(disk: Disk, directory: Path, remains: Remains) -> Generator[float, None, Checked]:
+    """Read every text that a job needs, and drop what is gone; yields how much is done."""
+    texts = _Texts(disk, directory, remains)
+    checked = Checked([], [])
+    jobs = _in_order_of_texts(remains)
+    try:
+        for index, job in enumerate(jobs):
+            if index % _JOBS_PER_FRAME == 0:
+                yield index / len(jobs)
+            if job.payload_at > EMPTY_AT and texts.read(job.payload_at) is None:
+                remains.rescue.drop(job.job_id)
+                checked.payloads_lost.append(job.job_id)
+            elif job.outcome_at > EMPTY_AT and texts.read(job.outcome_at) is None:
+                job.outcome_at = 0 if job.state is State.ACKED else EMPTY_AT
+                checked.outcomes_lost.append(job.job_id)
+    finally:
+        texts.close()
+    return checked
+
+
+def rebuilding(
+    disk: Disk, directory: Path, remains: Remains, target: Path, sizes: Sizes = _SIZES
+) -> Generator[float, None, None]:
+    """Write the jobs that are left into ``target``, an empty directory, durably.
+
+    ``checking`` must have been done. Yields how much is done, from 0 to 1.
+
+    Raises:
+        OSError: of the disk; ``target`` is of no use then.
+    """
+    log = _new_log(disk, target, remains, sizes)
+    texts = _Texts(disk, directory, remains)
+    try:
+        jobs = _in_order_of_texts(remains)
+        yield from _copy_texts(log, texts, jobs, remains.newest_ms)
+        _write_snapshot(disk, target, remains, log)
+    finally:
+        texts.close()
+        log.close()
+
+
+def _new_log(disk: Disk, target: Path, remains: Remains, sizes: Sizes) -> Log:
+    identity = remains.identity
+    header = SegmentHeader(
+        partition=identity.partition,
+        slot_first=identity.slot_first,
+        slot_end=identity.slot_end,
+        number=remains.last_segment + _SEGMENTS_JUMP,
+        first_lsn=remains.last_lsn + JUMP,
+        created_ms=remains.newest_ms,
+        nonce=int.from_bytes(os.urandom(4), "little"),
+        prev_crc=0,
+    )
+    file, zeros_end = create_segment(disk, target, header, sizes.extent_bytes)
+    tail = Tail(header, file, SEGMENT_HEADER_BYTES, zeros_end, header.first_lsn, 0)
+    return Log(disk, target, identity, tail, sizes)
+
+
+def _copy_texts(log: Log, texts: "_Texts", jobs: list[Job], now_ms: int) -> Iterator[float]:
+    events: list[Event] = []
+    for index, job in enumerate(jobs):
+        if job.payload_at > EMPTY_AT:
+            job.payload_at = _stage(log, texts.text(job.payload_at))
+            events.append(PayloadMoved(job.job_id, job.payload_at))
+        if job.outcome_at > EMPTY_AT:
+            job.outcome_at = _stage(log, texts.text(job.outcome_at))
+            events.append(OutcomeMoved(job.job_id, job.outcome_at))
+        if log.staged_bytes >= _COMMIT_BYTES or len(events) >= _COMMIT_EVENTS:
+            log.commit(events, now_ms)
+            events.clear()
+            log.make_room(now_ms)
+            yield index / len(jobs)
+    if events:
+        log.commit(events, now_ms)
+        log.make_room(now_ms)
+
+
+def _stage(log: Log, text: bytes) -> int:
+    to = log.next_blob_at(len(text))
+    log.stage(text)
+    return to
+
+
+def _write_snapshot(disk: Disk, target: Path, remains: Remains, log: Log) -> None:
+    rescue, identity = remains.rescue, remains.identity
+    jobs = sorted(rescue.jobs.values(), key=lambda job: job.number)
+    live = LiveTexts()
+    for job in jobs:
+        for position in (job.payload_at, job.outcome_at):
+            if position > EMPTY_AT:
+                live.keep(position)
+    state = StateHead(
+        len(jobs),
+        max(rescue.last_number, remains.newest_ms << CREATED_SHIFT),
+        rescue.last_token + JUMP,
+        rescue.owners,
+        live.by_segment,
+    )
+    head = SnapshotHead(
+        identity.partition,
+        identity.slot_first,
+        identity.slot_end,
+        log.next_lsn - 1,
+        remains.newest_ms,
+        log.tail_segment,
+        state,
+    )
+    writer = SnapshotWriter(disk, target, head)
+    for start in range(0, len(jobs), _JOBS_PER_FRAME):
+        writer.add(jobs[start : start + _JOBS_PER_FRAME])
+    writer.finish()
+
+
+def _in_order_of_texts(remains: Remains) -> list[Job]:
+    """So that old segments are read from their beginning to their end."""
+    return sorted(
+        remains.rescue.jobs.values(),
+        key=lambda job: (segment_of(job.payload_at), offset_of(job.payload_at)),
+    )
+
+
+class _Texts:
+    """Texts of the old segments."""
+
+    def __init__(self, disk: Disk, directory: Path, remains: Remains) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._paths = remains.paths
+        self._files: dict[int, File] = {}
+
+    def read(self, position: int) -> bytes | None:
+        """The text there, if it is the one that is meant and reads back."""
+        try:
+            return self.text(position)
+        except (BlobUnreadableError, OSError):
+            return None
+
+    def text(self, position: int) -> bytes:
+        """The same.
+
+        Raises:
+            BlobUnreadableError: it does not.
+            OSError: its segment cannot be opened.
+        """
+        number, offset = segment_of(position), offset_of(position)
+        path = self._paths.get(number, self._directory / segment_name(number))
+        text = read_text(self._file(number, path), path, offset)
+        if make_position(number, offset, BLOB_HEADER_BYTES + len(text)) != position:
+            raise BlobUnreadableError(path, offset, f"another text: it has {len(text)} bytes")
+        return text
+
+    def close(self) -> None:
+        """Give the files back."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def _file(self, number: int, path: Path) -> File:
+        file = self._files.get(number)
+        if file is None:
+            if len(self._files) >= _OPEN_FILES_MAX:
+                self._files.pop(next(iter(self._files))).close()
+            file = self._files[number] = self._disk.open(path)
+        return file
