@@ -25,7 +25,8 @@ class Points:
 
     def add(self, kind: str, count: int = 1) -> None:
         """So many more points were tried, and nothing was lost at them."""
-        self._total[kind] += count
+        if count:
+            self._total[kind] += count
 
 
 @pytest.fixture
