@@ -78,7 +78,11 @@ class _Segment(msgspec.Struct, frozen=True):
 def gathering(disk: Disk, directory: Path, identity: Identity) -> Generator[float, None, Remains]:
     """Read all that is left; yields how much is done, from 0 to 1."""
     remains = Remains(identity, Rescue(), [], [], {})
-    files = list_files(disk, directory)
+    try:
+        files = list_files(disk, directory)
+    except FileNotFoundError:
+        files = Files([], [], [], [])
+        remains.notes.append(f"{directory.name}: the directory is missing")
     remains.notes += [f"{path.name}: not a file of the log, left out" for path in files.foreign]
     snapshot = _restore(disk, directory, files, remains)
     segments = _segments(disk, directory, files, remains)

@@ -149,8 +149,9 @@ class _Look:
         self._report.disk_bytes = self._size_of(files)
         for path in files.foreign:
             self._note(path, 0, "not a file of the log", _FOREIGN)
-        for lsn in files.snapshots:
-            yield from self._look_at_snapshot(lsn)
+        parts = len(files.snapshots) + 2 + deep
+        for index, lsn in enumerate(files.snapshots):
+            yield from _share(self._look_at_snapshot(lsn), index, parts)
         if not files.segments and files.snapshots:
             path = self._directory / segment_name(1)
             raise CorruptLogError(path, 0, "snapshots are here, but no segment of the log is")
@@ -162,10 +163,11 @@ class _Look:
         split_segments(self._directory, files.segments, newest)
         base = self._base(files.segments)
         if base is not None:
-            yield from load_snapshot(
-                self._disk, self._directory / snapshot_name(base.lsn), self._state
-            )
-        yield from self._replay(files.segments, base, newest)
+            path = self._directory / snapshot_name(base.lsn)
+            loading = load_snapshot(self._disk, path, self._state)
+            yield from _share(loading, len(files.snapshots), parts)
+        replaying = self._replay(files.segments, base, newest)
+        yield from _share(replaying, len(files.snapshots) + 1, parts)
         missing = set(self._state.live.by_segment) - set(files.segments)
         if missing:
             number = min(missing)
@@ -173,7 +175,7 @@ class _Look:
             what = f"segment is missing, and {size} bytes of texts in it are needed"
             raise CorruptLogError(self._directory / segment_name(number), 0, what)
         if deep:
-            yield from self._read_texts()
+            yield from _share(self._read_texts(), parts - 1, parts)
 
     def _base(self, segments: list[int]) -> SnapshotHead | None:
         """From where the jobs are rebuilt: as far back as no segment is missing."""
@@ -341,6 +343,11 @@ class _Reader:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _share(steps: Iterator[float], index: int, parts: int) -> Iterator[float]:
+    """One part of all, each taken to be as long as the others."""
+    return ((index + step) / parts for step in steps)
 
 
 def _hashed(job: Job) -> int:

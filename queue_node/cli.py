@@ -7,6 +7,7 @@ node without load generator or demo would still serve.
 
 import argparse
 import importlib
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -36,12 +37,25 @@ class Command:
     help: str
 
 
+_OURS: Final = frozenset(("queue_node", "api", "partitions"))
+"""Without one of these it is our fault, and the traceback is wanted."""
+
+_HOW_TO_INSTALL: Final = {
+    "queue_node_sdk": (
+        "queue-node-sdk (`pip install queue-node-sdk`, or `pip install ./sdk` in a checkout)"
+    ),
+    "bench": "bench, the load generator (it comes with a checkout of the project)",
+}
+
 COMMANDS: Final = (
     Command("serve", "queue_node.serve", "run a node until it is told to stop"),
     Command("keys", "queue_node.keys", "make, list and revoke API keys"),
     Command("backup", "queue_node.backup", "copy a node's data, while it runs"),
     Command("restore", "queue_node.restore", "make a data directory of a backup"),
     Command("reshard", "queue_node.reshard", "move a stopped node to other partitions"),
+    Command("verify", "queue_node.verify", "check a node's data, while it runs or not"),
+    Command("repair", "queue_node.repair", "make a copy of damaged data without the damage"),
+    Command("dump", "queue_node.dump", "print the records of the log as JSON lines"),
     Command("demo", "queue_node.demo", "hash every file of a folder through a node of its own"),
     Command("soak", "queue_node.soak.command", "a node under load and attack, checked for hours"),
     Command("bench", "bench.cli", "measure a node"),
@@ -55,12 +69,32 @@ def main(words: Sequence[str] | None = None) -> int:
         arguments = _parser(typed).parse_args(typed)
         return _module(arguments.command).run(arguments)
     except NodeError as error:
-        print(f"queue-node: {error}", file=sys.stderr)
+        _say(typed, str(error))
         return error.exit_code
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in _OURS:
+            raise
+        _say(typed, f"this needs the package {_to_install(package)}, which is not installed")
+        return ExitCode.FAULT
     except KeyboardInterrupt:
         # Before the node is up, or in a tool: nothing to tidy that `finally` did not.
-        print("queue-node: interrupted", file=sys.stderr)
+        _say(typed, "interrupted")
         return ExitCode.CUT_SHORT
+
+
+def _say(typed: Sequence[str], words: str) -> None:
+    """One line on standard error; JSON where the log of a node is to be that."""
+    if "serve" in typed and os.environ.get("LOG_FORMAT", "").strip().lower() == "json":
+        from partitions import logs
+
+        print(logs.refusal("json", "supervisor", words), file=sys.stderr)
+        return
+    print(f"queue-node: {words}", file=sys.stderr)
+
+
+def _to_install(package: str) -> str:
+    return _HOW_TO_INSTALL.get(package, f"{package} (`pip install {package}`)")
 
 
 def _parser(typed: Sequence[str]) -> argparse.ArgumentParser:

@@ -33,6 +33,7 @@ from queue_node.node_file import (
     NODE,
     NodeFile,
     partition_name,
+    partition_numbers,
     read_node_file,
     sync_directory,
     write_node_file,
@@ -82,18 +83,19 @@ class DataDirectory:
     def settle_partitions(self, asked: int | None, default: int) -> int:
         """How many partitions there are: what the directory was made with.
 
-        A new directory gets ``asked``, or ``default`` when nobody asked.
+        A new directory gets ``asked``, or ``default`` when nobody asked; nothing is written
+        before ``keep_partitions``. One in which no partition ever ran is as good as new.
 
         Raises:
             DirectoryError: it was made with another number, or ``node.json`` is damaged.
         """
         made_with = read_node_file(self.path)
         if made_with is None:
-            partitions = asked or default
-            write_node_file(self.path, NodeFile(FORMAT, partitions))
-            return partitions
+            return asked or default
         self._look_after_reshard(made_with)
         if asked is not None and asked != made_with.partitions:
+            if not partition_numbers(self.path):
+                return asked
             raise DirectoryError(
                 f"WAL_DIR={self.path} was made with PARTITIONS={made_with.partitions} and can't "
                 f"be used with PARTITIONS={asked}: leave PARTITIONS unset, or move the jobs with "
@@ -101,6 +103,18 @@ class DataDirectory:
                 f"{shlex.quote(str(self.path))}`"
             )
         return made_with.partitions
+
+    def keep_partitions(self, partitions: int) -> None:
+        """Write down that there are so many: before the first one starts, and not earlier.
+
+        A start that fails before must not fix the number of a directory with nothing in it.
+
+        Raises:
+            DirectoryError: it can't be written.
+        """
+        found = read_node_file(self.path)
+        if found is None or found.partitions != partitions:
+            write_node_file(self.path, NodeFile(FORMAT, partitions))
 
     def _look_after_reshard(self, made_with: NodeFile) -> None:
         if made_with.moving:
@@ -144,6 +158,19 @@ def hold(wal_dir: str) -> Iterator[DataDirectory]:
         os.ftruncate(lock, 0)
     finally:
         os.close(lock)
+
+
+def running_node(path: Path) -> int | None:
+    """The process of the node that runs on ``path``, as far as can be told without its lock."""
+    try:
+        content = (path / LOCK).read_bytes()
+        holder = msgspec.json.decode(content, type=_Holder)
+        os.kill(holder.pid, 0)
+    except PermissionError:
+        return holder.pid  # it is somebody else's, so it is there
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return holder.pid
 
 
 def _make(path: Path) -> None:

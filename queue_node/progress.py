@@ -69,10 +69,15 @@ def size(number_bytes: int) -> str:
     return decimal(number_bytes)
 
 
+def print_json(report: msgspec.Struct) -> None:
+    """The report as one JSON object in one line."""
+    sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
+
+
 def print_summary(report: msgspec.Struct, rows: list[tuple[str, str]], *, as_json: bool) -> None:
     """The report as JSON, or its rows as a table."""
     if as_json:
-        sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
+        print_json(report)
         return
     table = Table(show_header=False)
     table.add_column(style="bold")

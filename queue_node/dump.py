@@ -1,0 +1,189 @@
+"""``queue-node dump``: the records of the log, one JSON object a line, oldest first.
+
+It only reads, and takes no lock. One segment is in memory at a time. Events have the names and
+fields of ``partitions.events``; a position is ``{"segment", "offset"}``, the same as in verify's
+and repair's reports.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from partitions.disk import RealDisk
+from partitions.errors import CorruptLogError
+from partitions.events import Event, decode_events
+from partitions.files import LoadedSegment, list_files
+from partitions.job import EMPTY_AT
+from partitions.log import segment_name
+from partitions.positions import offset_of, segment_of
+from partitions.record import (
+    BLOB_HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    Record,
+    decode_blob_header,
+    decode_segment_header,
+)
+from partitions.regroup import identity_of
+from partitions.slots import format_job_id
+from partitions.walk import torn_bytes, walk
+from queue_node import config
+from queue_node.errors import ExitCode
+from queue_node.node_file import partition_name
+from queue_node.offline import (
+    ToolUsageError,
+    data_directory,
+    existing_node,
+    plain_faults,
+    warn,
+)
+
+_disk: Final = RealDisk()
+_encode: Final = msgspec.json.Encoder().encode
+
+_TEXTS: Final = {
+    "payload_at": "payload",
+    "result_at": "result",
+    "error_at": "error",
+    "outcome_at": "outcome",
+}
+"""What stands at the positions that events name."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser``, that of ``queue-node dump``, its arguments."""
+    parser.description = (
+        "Print every record of the log as one JSON object a line: partition, segment, offset,\n"
+        "lsn, time, and events. Payloads and results only with --texts. Nothing is written and\n"
+        "no lock is taken. At the first thing that does not check it stops, says so on standard\n"
+        "error, and exits with 1."
+    )
+    parser.add_argument(
+        "directory", nargs="?", metavar="DIRECTORY", help="the data directory (default: WAL_DIR)"
+    )
+    parser.add_argument("--partition", type=int, metavar="N", help="only this one (default: all)")
+    parser.add_argument(
+        "--from", type=int, default=1, dest="first_lsn", metavar="LSN", help="skip what is before"
+    )
+    parser.add_argument("--texts", action="store_true", help="print payloads, results and errors")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the records; 0 when all that were asked for are there.
+
+    Raises:
+        NodeError: there is no node's data, or not this partition.
+    """
+    path = data_directory(arguments.directory, config.read(os.environ))
+    count = existing_node(path).partitions
+    wanted = range(count)
+    if arguments.partition is not None:
+        if arguments.partition not in wanted:
+            raise ToolUsageError(f"--partition {arguments.partition}: there are 0 to {count - 1}")
+        wanted = range(arguments.partition, arguments.partition + 1)
+    with plain_faults():
+        try:
+            for number in wanted:
+                for line in lines_of(path, number, count, arguments.first_lsn, arguments.texts):
+                    sys.stdout.buffer.write(line)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # `| head` has seen enough; the interpreter must not flush once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except CorruptLogError as error:
+            sys.stdout.flush()
+            warn(f"{error}; `queue-node verify` tells more")
+            return ExitCode.FAULT
+    return 0
+
+
+def lines_of(
+    path: Path, number: int, partitions: int, first_lsn: int, texts: bool
+) -> Iterator[bytes]:
+    """One line for each record of a partition from ``first_lsn`` on.
+
+    Raises:
+        CorruptLogError: the first thing that does not check.
+    """
+    directory = path / partition_name(number)
+    segments = _from(directory, list_files(_disk, directory).segments, first_lsn)
+    for segment, item in walk(_disk, directory, identity_of(number, partitions), segments):
+        if not isinstance(item, Record):
+            if torn := torn_bytes(segment, item):
+                warn(f"{segment.path}: offset {item.offset_bytes}: torn tail of {torn} bytes")
+        elif item.lsn >= first_lsn:
+            yield _encode(_shown(number, segment, item, texts)) + b"\n"
+
+
+def _from(directory: Path, segments: list[int], first_lsn: int) -> list[int]:
+    """The segments that are needed: one whose successor begins no later is not."""
+    while len(segments) > 1:
+        file = _disk.open(directory / segment_name(segments[1]))
+        header = decode_segment_header(file.read(SEGMENT_HEADER_BYTES, 0))
+        file.close()
+        if isinstance(header, str) or header.first_lsn > first_lsn:
+            break
+        segments = segments[1:]
+    return segments
+
+
+def _shown(partition: int, segment: LoadedSegment, record: Record, texts: bool) -> dict[str, Any]:
+    try:
+        events = decode_events(record.events)
+    except msgspec.MsgspecError as error:
+        what = f"record {record.lsn} holds events that cannot be read: {error}"
+        raise CorruptLogError(segment.path, record.offset_bytes, what) from error
+    return {
+        "partition": partition,
+        "segment": segment.header.number,
+        "offset": record.offset_bytes,
+        "bytes": record.end_bytes - record.offset_bytes,
+        "lsn": record.lsn,
+        "time": _time(record.written_ms),
+        "events": [_event(event, segment, texts) for event in events],
+    }
+
+
+def _event(event: Event, segment: LoadedSegment, texts: bool) -> dict[str, Any]:
+    shown: dict[str, Any] = {"event": type(event).__name__}
+    for name in event.__struct_fields__:
+        value = getattr(event, name)
+        if name == "job_id":
+            shown[name] = format_job_id(value)
+        elif name in _TEXTS:
+            shown[name] = _position(value)
+            if texts and value > EMPTY_AT:
+                shown[_TEXTS[name]] = _text(value, segment)
+        elif name.endswith("_ms") and value:
+            shown[name.removesuffix("_ms")] = _time(value)
+        else:
+            shown[name] = value
+    return shown
+
+
+def _position(position: int) -> dict[str, int] | None:
+    if position <= EMPTY_AT:
+        return None
+    return {"segment": segment_of(position), "offset": offset_of(position)}
+
+
+def _text(position: int, segment: LoadedSegment) -> str:
+    """The text stands in the same record as the event, whose checksum was right."""
+    start = offset_of(position)
+    length, _ = decode_blob_header(segment.data[start : start + BLOB_HEADER_BYTES])
+    start += BLOB_HEADER_BYTES
+    return segment.data[start : start + length].decode(errors="replace")
+
+
+def _time(at_ms: int) -> str:
+    """RFC 3339, UTC, to the millisecond; a number where the calendar ends."""
+    try:
+        moment = datetime.fromtimestamp(at_ms / 1000, UTC)
+    except (OverflowError, ValueError):
+        return str(at_ms)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
