@@ -41,7 +41,11 @@ def main() -> int:
         trio.run(PartitionProcess(settings, disk).run, strict_exception_groups=True)
         del lock  # held until here
     except* CorruptLogError as group:
-        _logger.critical("the log is corrupt, this partition does not start: %s", _words(group))
+        _logger.critical(
+            "the log is corrupt, this partition does not start: %s; `queue-node verify` tells more,"
+            " `queue-node repair` makes a copy without the damage",
+            _words(group),
+        )
         status = EXIT_CORRUPT
     except* DirectoryInUseError as group:
         _logger.critical("this partition does not start: %s", _words(group))
