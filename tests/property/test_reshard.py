@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -35,7 +36,7 @@ steps = st.one_of(
 counts = st.integers(1, 4)
 
 
-def filled_node(path: Path, partitions: int, script: list[tuple]) -> HandNode:
+def filled_node(path: Path, partitions: int, script: list[Any]) -> HandNode:
     node = HandNode(path, partitions)
     for name, *arguments in script:
         match name:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from partitions.disk import Disk, RealDisk
+from partitions.job import State
 from partitions.log import Log, Sizes
 from partitions.messages import Ack, Command, Enqueue, Fail, JobView, Lease, Leased, Reply, Tick
 from partitions.recovery import Recovered, recover
@@ -48,6 +49,15 @@ class HandPartition:
     def read(self, position: int) -> bytes:
         """The text there; a job without one has position 0."""
         return self.log.read(position) if position else b""
+
+    def view(self, wanted: bytes) -> Reply:
+        """The job as readers see it."""
+        return filled(self.state.find(wanted), Lease(0), self.read)
+
+    def payload(self, wanted: bytes) -> bytes | None:
+        """The job's payload; None once nobody needs it: it is ACKED."""
+        job = jobs_of(self.state)[wanted]
+        return None if job.state is State.ACKED else self.read(job.payload_at)
 
     def step(self, command: Command, now_ms: int) -> Reply:
         """One command, committed; the model hears it too."""
@@ -178,9 +188,9 @@ def differences(
             seen.append(job_id)
             if partition_of(slot_of(job_id), len(partitions)) != number:
                 wrong.append(f"{job_id.hex()} is in partition {number}")
-            view = filled(partition.state.find(job_id), Lease(0), partition.read)
-            payload = None if job.state.name == "ACKED" else partition.read(job.payload_at)
-            has = Expected(view, job.lease_token, job.due_ms, payload)  # type: ignore[arg-type]
+            view = partition.view(job_id)
+            assert isinstance(view, JobView)
+            has = Expected(view, job.lease_token, job.due_ms, partition.payload(job_id))
             if has != expected.get(job_id):
                 wrong.append(f"{job_id.hex()} is {has}, not {expected.get(job_id)}")
         mine = [

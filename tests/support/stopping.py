@@ -9,6 +9,7 @@ done: a killed process leaves the page cache behind.
 import gc
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from unittest.mock import patch
 
@@ -34,10 +35,8 @@ class Stopping:
         # What is here already is no garbage of the action: the collector need not look at it.
         gc.freeze()
         with patch.multiple(os, **self._patches()):
-            try:
+            with suppress(Halted):
                 action()
-            except Halted:
-                pass
             if self.halted:
                 # A killed process holds no lock, and no file.
                 gc.collect()
