@@ -81,7 +81,7 @@ def main() -> int:
     name = f"front {settings.front}"
     setproctitle(f"queue-node: {name}")
     logs.configure(settings.log_format, settings.log_level, name)
-    raise_descriptor_limit(settings.limits.connections_max)
+    raise_descriptor_limit(settings.limits.descriptors)
     try:
         tls = None
         if settings.tls_cert is not None and settings.tls_key is not None:

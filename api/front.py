@@ -34,7 +34,6 @@ _ACCEPTED_AT_ONCE: Final = 8
 """With one, 256 clients that came together under load waited 0.6 s for the last to be accepted;
 with all at once, one front would get them all."""
 _ACCEPT_PAUSE_S: Final = 0.1
-_OWN_DESCRIPTORS: Final = 64  # pipes, key store, epoll, standard streams: a generous guess
 
 Address = tuple[str, int]
 
@@ -210,17 +209,12 @@ def tls_context(certificate: str, key: str) -> ssl.SSLContext:
     return context
 
 
-def raise_descriptor_limit(connections: int) -> None:
-    """Allow as many open descriptors as ``connections`` need, or say that it can't be."""
-    wanted = connections + _OWN_DESCRIPTORS
+def raise_descriptor_limit(wanted: int) -> None:
+    """Allow ``wanted`` open descriptors, or as many as may be.
+
+    That they are too few the supervisor has said: once, not for each front.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         allowed = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-        if allowed < wanted:
-            log.warning(
-                "%d open files are allowed, %d connections need %d: raise nofile",
-                allowed,
-                connections,
-                wanted,
-            )

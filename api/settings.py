@@ -5,7 +5,12 @@ as one line of JSON. The defaults of every limit of the door stand here and nowh
 ``queue_node.config`` maps each to its environment variable.
 """
 
+from typing import Final
+
 import msgspec
+
+_OWN_DESCRIPTORS: Final = 64
+"""Of a front: pipes, key store, epoll, standard streams; a generous guess."""
 
 
 class DoorLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,6 +51,11 @@ class DoorLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """From the connect to the end of the TLS handshake."""
     drain_timeout_ms: int = 5_000
     """On shutdown: how long requests in flight may take before they are cut."""
+
+    @property
+    def descriptors(self) -> int:
+        """Open files that one front needs for all of its connections."""
+        return self.connections_max + _OWN_DESCRIPTORS
 
 
 class FrontSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -18,7 +18,9 @@ import json
 import logging
 import re
 import sys
+import threading
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Final, Literal, get_args
 
 Format = Literal["text", "json"]
@@ -31,12 +33,49 @@ LEVELS: Final[tuple[Level, ...]] = get_args(Level)
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _INDENT: Final = "    | "
 
+_logger: Final = logging.getLogger("queue_node")
+
 
 def configure(log_format: str, log_level: str, process: str) -> None:
     """Send every record of this process to standard error, as ``process`` (``front 0``)."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(process) if log_format == "json" else TextFormatter(process))
     logging.basicConfig(level=log_level.upper(), handlers=[handler], force=True)
+    _leave_nothing_to_python()
+
+
+def refusal(log_format: str, process: str, words: str) -> str:
+    """The one line of a process that ends before it does anything, as ``log_format`` has it."""
+    if log_format != "json":
+        return f"{process}: {words}"
+    record = logging.LogRecord("queue_node", logging.CRITICAL, "", 0, words, None, None)
+    return JsonFormatter(process).format(record)
+
+
+def _leave_nothing_to_python() -> None:
+    """What Python would print to standard error becomes records: one format for every line."""
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _on_uncaught
+    sys.unraisablehook = _on_unraisable
+    threading.excepthook = _on_thread_failed
+
+
+def _on_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        _logger.warning("interrupted")
+        return
+    _logger.critical("a fault that nothing expected ends this process", exc_info=error)
+
+
+def _on_unraisable(fault: "sys.UnraisableHookArgs") -> None:
+    _logger.error("%s: %r", fault.err_msg or "ignored in", fault.object, exc_info=fault.exc_value)
+
+
+def _on_thread_failed(fault: "threading.ExceptHookArgs") -> None:
+    name = fault.thread.name if fault.thread is not None else "a thread"
+    _logger.error("%s failed", name, exc_info=fault.exc_value)
 
 
 def neutralise(text: str) -> str:

@@ -49,6 +49,17 @@ def url_of(listener: socket.socket, *, tls: bool) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
+def beyond(listener: socket.socket) -> str:
+    """What ``listener`` takes besides ``url_of``: nothing, or in words every other address."""
+    match listener.getsockname()[0]:
+        case "0.0.0.0":  # noqa: S104 - compared, not bound
+            return "every other IPv4 address of this machine (0.0.0.0)"
+        case "::":
+            return "every other address of this machine (::)"
+        case _:
+            return ""
+
+
 def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, _Address]:
     try:
         found = socket.getaddrinfo(

@@ -60,6 +60,8 @@ class Child:
         """Set when ``run`` has returned."""
         self.was_killed = False
         """It did not drain: ``kill`` ended it."""
+        self.drain_fault: str | None = None
+        """It ended by itself when it was to drain, and not well: how, in words."""
 
     async def run(self) -> None:
         """Keep the process alive; see the class."""
@@ -67,6 +69,7 @@ class Child:
             while not self._stopping.is_set():
                 status = await self._run_once()
                 if self._stopping.is_set():
+                    self._note_end(status)
                     return
                 if status == EXIT_DAMAGED:
                     _logger.error(
@@ -91,6 +94,11 @@ class Child:
         if self._process is not None and self._process.returncode is None:
             self.was_killed = True
             self._process.kill()
+
+    def _note_end(self, status: int | None) -> None:
+        # SIGTERM ends a child only before it heeds it, when it holds nothing yet.
+        if status not in (None, 0, -signal.SIGTERM) and not self.was_killed:
+            self.drain_fault = describe_exit(status)
 
     async def _run_once(self) -> int | None:
         """Start the process and wait for its end.

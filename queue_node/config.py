@@ -339,6 +339,10 @@ VARIABLES: Final = (
 )
 
 
+_NOT_YET: Final = {"MAX_JOBS": "the number of jobs is bounded by the disk alone"}
+"""Variables that were announced, and how things stand without them."""
+
+
 def read(environment: Mapping[str, str]) -> Config:
     """The configuration that ``environment`` asks for.
 
@@ -354,6 +358,15 @@ def read(environment: Mapping[str, str]) -> Config:
     config = msgspec.convert(top | {"limits": door}, Config)
     _check_pairs(config)
     return config
+
+
+def without_effect(environment: Mapping[str, str]) -> list[str]:
+    """What is set and does nothing yet, a sentence each."""
+    return [
+        f"{name} has no effect in this version: {why}"
+        for name, why in _NOT_YET.items()
+        if environment.get(name, "").strip()
+    ]
 
 
 def is_loopback(host: str) -> bool:

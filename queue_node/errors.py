@@ -48,6 +48,11 @@ class ConfigError(NodeError):
         self.variable = variable
 
 
+def pepper_refused(pepper: str | None, error: Exception) -> ConfigError:
+    """The keys were made under another pepper; ``error`` says under which kind."""
+    return ConfigError("KEY_PEPPER", "***" if pepper else "", str(error))
+
+
 class AddressError(NodeError):
     """The address can't be listened on."""
 

@@ -22,11 +22,12 @@ from api.keystore.base import (
     KeyStore,
     KeyStoreError,
     NewKey,
+    OtherPepperError,
     wall_s,
 )
 from api.problems import KEY_NOT_FOUND, Problem
 from queue_node import config
-from queue_node.errors import ExitCode, NodeError
+from queue_node.errors import ExitCode, NodeError, pepper_refused
 
 _KEYSTORE_FILE: Final = "keys.sqlite"  # As in queue_node/directory.py; a test compares them.
 
@@ -86,10 +87,13 @@ def run_with(arguments: argparse.Namespace, settings: KeysConfig) -> int:
     try:
         path = str(keystore_path(settings))
         with closing(open_keystore(settings.redis_url, path, settings.key_pepper)) as store:
+            store.check_pepper()
             _COMMANDS[arguments.keys_command](store, arguments)
         # A node with another store does not know these keys, and nobody would see why.
         where = "Redis (REDIS_URL)" if settings.redis_url is not None else path
         print(f"key store: {where}", file=sys.stderr)
+    except OtherPepperError as error:
+        raise pepper_refused(settings.key_pepper, error) from error
     except KeyStoreError as error:
         raise NodeError(str(error)) from error
     return 0

@@ -17,17 +17,17 @@ import trio
 from setproctitle import setproctitle
 
 from api.keystore import open_keystore
-from api.keystore.base import KeyStore, KeyStoreError
+from api.keystore.base import KeyStore, KeyStoreError, OtherPepperError
+from api.settings import DoorLimits
 from partitions import logs
 from queue_node import address, config
 from queue_node.child import Child, Program
 from queue_node.config import Config
 from queue_node.directory import DataDirectory, hold
-from queue_node.errors import ConfigError, DirectoryError, ExitCode
+from queue_node.errors import ConfigError, DirectoryError, ExitCode, pepper_refused
 from queue_node.supervisor import Supervisor, hear_stop_signals, ignore_stop_signals
-from queue_node.welcome import Welcome
+from queue_node.welcome import Banner, Welcome
 
-_FILES_ENOUGH: Final = 65536
 # A node that was killed leaves fronts that hold the port until they have drained.
 _PORT_PATIENCE_S: Final = 10.0
 
@@ -54,11 +54,11 @@ def run(_arguments: argparse.Namespace) -> int:
     Raises:
         NodeError: the node can't start, or its key store can't be used.
     """
-    return serve(config.read(os.environ), Commands())
+    return serve(config.read(os.environ), Commands(), config.without_effect(os.environ))
 
 
-def serve(settings: Config, commands: Commands) -> ExitCode:
-    """The same with a configuration and the children's command lines.
+def serve(settings: Config, commands: Commands, warnings: Sequence[str] = ()) -> ExitCode:
+    """The same with a configuration, the children's command lines and what to warn of.
 
     Raises:
         NodeError: see ``run``.
@@ -66,6 +66,8 @@ def serve(settings: Config, commands: Commands) -> ExitCode:
     log_format = settings.log_format or ("text" if sys.stderr.isatty() else "json")
     logs.configure(log_format, settings.log_level, "supervisor")
     setproctitle("queue-node: supervisor")
+    for warning in warnings:
+        _logger.warning("%s", warning)
     # Files of the node and of its children are the owner's alone (SECURITY: 0600, 0700).
     os.umask(0o077)
     _check_tls(settings)
@@ -76,7 +78,8 @@ def serve(settings: Config, commands: Commands) -> ExitCode:
             address.listen(settings.host, settings.port, patience_s) as listener,
             closing(_open_store(settings, directory)) as store,
         ):
-            _raise_file_limit()
+            raise_file_limit(settings.limits)
+            directory.keep_partitions(partitions)
             node = _Assembly(settings, commands, directory, partitions, listener, log_format)
             return node.run(store)
 
@@ -106,16 +109,21 @@ class _Assembly:
         count = self._settings.fronts or _half_the_cores()
         fronts = [self._front(number) for number in range(count)]
         url = address.url_of(self._listener, tls=self._settings.tls_cert is not None)
+        beyond = address.beyond(self._listener)
         _logger.info(
-            "listening on %s; fronts: %d, partitions: %d, data: %s, keys: %s",
+            "listening on %s%s; fronts: %d, partitions: %d, data: %s, keys: %s",
             url,
+            f" and {beyond}" if beyond else "",
             len(fronts),
             len(partitions),
             self._directory.path,
             store.name,
         )
         children = [*partitions, *fronts]
-        welcome = Welcome(self._settings, store, self._listener, url, children)
+        banner = Banner(
+            url, beyond, tls=self._settings.tls_cert is not None, as_json=self._log_format == "json"
+        )
+        welcome = Welcome(self._settings, store, self._listener, banner, children)
         drain_s = self._settings.limits.drain_timeout_ms / 1000
         supervisor = Supervisor(
             partitions, fronts, self._listener, front_drain_s=drain_s, heard=hear_stop_signals()
@@ -161,17 +169,20 @@ def _half_the_cores() -> int:
     return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
-def _raise_file_limit() -> None:
-    """A connection is a file: take all that the system allows."""
+def raise_file_limit(limits: DoorLimits) -> None:
+    """A connection is a file: take all that the system allows, and say if it is too little."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
+        # Children inherit it.
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard != resource.RLIM_INFINITY and hard < _FILES_ENOUGH:
+    if hard != resource.RLIM_INFINITY and hard < limits.descriptors:
         _logger.warning(
-            "only %d open files are allowed, so connections may be refused: raise the limit "
-            "(ulimit -n, LimitNOFILE) to %d",
+            "a process may open %d files, and a front with MAX_CONNECTIONS=%d needs %d: clients "
+            "beyond them will wait; raise the limit (ulimit -n, LimitNOFILE) or lower "
+            "MAX_CONNECTIONS",
             hard,
-            _FILES_ENOUGH,
+            limits.connections_max,
+            limits.descriptors,
         )
 
 
@@ -192,9 +203,18 @@ def _check_tls(settings: Config) -> None:
 
 
 def _open_store(settings: Config, directory: DataDirectory) -> KeyStore:
+    store: KeyStore | None = None
     try:
-        return open_keystore(settings.redis_url, str(directory.keystore_path), settings.key_pepper)
+        store = open_keystore(settings.redis_url, str(directory.keystore_path), settings.key_pepper)
+        if settings.redis_url is None:
+            # Redis may be down: there ``Welcome`` does it, once it answers.
+            store.check_pepper()
     except KeyStoreError as error:
+        if store is not None:
+            store.close()
+        if isinstance(error, OtherPepperError):
+            raise pepper_refused(settings.key_pepper, error) from error
         if settings.redis_url is None:
             raise DirectoryError(f"WAL_DIR={directory.path}: {error}") from error
         raise ConfigError("REDIS_URL", "***", f"the key store can't be used: {error}") from error
+    return store

@@ -87,14 +87,23 @@ class Supervisor:
             await self._stopping.wait()
             await self._drain()
             nursery.cancel_scope.cancel()
+        code = self._how_it_ended()
         if self._fault is not None:
             raise self._fault
-        cut_short = any(child.was_killed for child in self._children)
-        return ExitCode.CUT_SHORT if cut_short else ExitCode.DRAINED
+        return code
 
     @property
     def _children(self) -> list[Child]:
         return [*self._partitions, *self._fronts]
+
+    def _how_it_ended(self) -> ExitCode:
+        faulted = [child for child in self._children if child.drain_fault is not None]
+        for child in faulted:
+            # Whatever had an answer is on disk; what the drain was to finish may not be.
+            _logger.error("%s did not drain: it %s", child.name, child.drain_fault)
+        if any(child.was_killed for child in self._children):
+            return ExitCode.CUT_SHORT
+        return ExitCode.FAULT if faulted else ExitCode.DRAINED
 
     async def _heed_signals(
         self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -124,16 +124,60 @@ def test_development_keys_are_made_once(make_node):
     submit(node)
 
 
-def test_in_json_every_log_line_is_an_object(make_node):
+def test_in_json_every_line_is_an_object_on_both_streams(make_node):
     node = make_node(LOG_FORMAT="json").start()
     killed = node.kill_partition(0)
     node.wait_restarted(killed)
     assert node.stop() == ExitCode.DRAINED
-    lines = [line for line in node.log.splitlines() if line.startswith("{")]
-    banner = [line for line in node.log.splitlines() if not line.startswith("{")]
-    assert not any("supervisor" in line or "front 0" in line for line in banner)
-    records = [json.loads(line) for line in lines]
+    records = [json.loads(line) for line in node.log.splitlines()]
     assert {"supervisor", "front 0", "partition 1"} <= {record["process"] for record in records}
+    for kind, key in node.keys.items():
+        shown = [record for record in records if key in record["message"]]
+        assert [record["message"] for record in shown] == [
+            f"Created {kind} key: {key} (owner: dev-{kind})"
+        ]
+
+
+def test_in_json_a_refusal_is_an_object(tmp_path):
+    code, error = refused({"LOG_FORMAT": "json", "PORT": "x"}, directory=tmp_path)
+    assert code == ExitCode.USAGE
+    assert error.count("\n") == 1
+    assert json.loads(error)["message"].startswith("PORT=x: must be")
+
+
+def test_a_node_for_everybody_says_so(make_node):
+    node = make_node(**SMALL, HOST="0.0.0.0", SEED_DEV_KEYS="1", MAX_JOBS="5").start()
+    everybody = f"{node.url} and every other IPv4 address of this machine (0.0.0.0)"
+    assert node.url == f"http://127.0.0.1:{node.port}"
+    assert f"listening on {everybody};" in node.log
+    assert f"Queue Node serves on {everybody}\n" in node.log
+    assert node.log.count("MAX_JOBS has no effect in this version") == 1
+
+
+def test_a_failed_start_fixes_no_number_of_partitions(make_node):
+    node = make_node()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        wanted = {"WAL_DIR": str(node.data), "PARTITIONS": "3"}
+        code, _ = refused(wanted | {"PORT": str(other.getsockname()[1])}, directory=node.data)
+    assert code == ExitCode.ADDRESS
+    assert not (node.data / "node.json").exists()
+    node.start()
+    assert sorted(node.partitions) == [0, 1]
+
+
+def test_another_pepper_than_that_of_the_keys_is_one_line(make_node):
+    node = make_node(**SMALL, KEY_PEPPER="pepper").start()
+    node.stop()
+    for pepper, said in (("other", "made with another one"), ("", "made with one: set it")):
+        wanted = {"WAL_DIR": str(node.data), "KEY_PEPPER": pepper}
+        code, error = refused(wanted, directory=node.data)
+        assert code == ExitCode.USAGE
+        assert_one_line(error)
+        assert error.startswith("queue-node: KEY_PEPPER=")
+        assert said in error
+        assert "other:" not in error
+    node.start()
+    submit(node)
 
 
 def test_the_number_of_partitions_stays_when_nobody_names_it(make_node):

@@ -4,6 +4,7 @@ Arguments: how it behaves, and a file to which it appends a line for whatever ha
 
 * ``serve``: ready at once; drains at SIGTERM and when standard input ends;
 * ``stubborn``: ready at once; heeds neither;
+* ``faulty``: the same as ``serve``, but SIGTERM makes it exit with 1;
 * ``damaged``: exits with 3; ``crash``: exits with 1;
 * ``chatty``: prints something else, then serves.
 """
@@ -37,6 +38,8 @@ def main(behaviour: str, record: str) -> int:
             signal.pause()
         note(record, f"{name} orphaned")
     except Told:
+        if behaviour == "faulty":
+            return 1
         note(record, f"{name} drained")
     return 0
 

@@ -28,7 +28,7 @@ from tests.support.ports import ReservedPort
 _PROBE_S = 1.0
 """How long the other fronts stand still at most while one is asked whether it is ready."""
 
-_LISTENING = re.compile(r"listening on (\S+);.* fronts: (\d+), partitions: (\d+)")
+_LISTENING = re.compile(r"listening on ([^\s;]+).*; fronts: (\d+), partitions: (\d+)")
 _CREATED = re.compile(r"Created (client|worker|admin) key: (\S+) \(owner: (\S+)\)")
 _TITLE = re.compile(r"queue-node: (front|partition) (\d+)")
 

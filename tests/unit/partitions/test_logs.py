@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 
 import pytest
 
@@ -69,6 +71,8 @@ def test_configure_sends_records_of_its_level_to_standard_error(log_format, caps
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [])
     monkeypatch.setattr(root, "level", root.level)
+    # The hooks are this whole process's; ``last_words`` tries them in another.
+    monkeypatch.setattr(logs, "_leave_nothing_to_python", lambda: None)
     logs.configure(log_format, "warning", "front 0")
     logging.getLogger("x").info("quiet")
     logging.getLogger("x").warning("loud")
@@ -76,3 +80,52 @@ def test_configure_sends_records_of_its_level_to_standard_error(log_format, caps
     assert out == ""
     assert "loud" in err
     assert "quiet" not in err
+
+
+LAST_WORDS = """
+import sys, threading, warnings
+from partitions import logs
+logs.configure(sys.argv[1], "info", "front 0")
+warnings.warn("of this")
+thread = threading.Thread(target=lambda: 1 / 0)
+thread.start()
+thread.join()
+class Broken:
+    def __del__(self):
+        raise ValueError("while it is collected")
+Broken()
+raise ExceptionGroup("several", [KeyError("one\\nand more")])
+"""
+
+
+def last_words(log_format: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", LAST_WORDS, log_format], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    return done.stderr
+
+
+def test_what_python_says_itself_is_json_too():
+    warning, in_thread, unraisable, uncaught = map(json.loads, last_words("json").splitlines())
+    assert "of this" in warning["message"]
+    assert "ZeroDivisionError" in in_thread["exception"]
+    assert "while it is collected" in unraisable["exception"]
+    assert (uncaught["level"], uncaught["process"]) == ("critical", "front 0")
+    assert "KeyError" in uncaught["exception"]
+
+
+def test_in_text_it_has_the_time_and_the_process_before_it():
+    first = [line for line in last_words("text").splitlines() if not line.startswith("    | ")]
+    assert all(" front 0: " in line for line in first)
+    assert len(first) == 4
+
+
+@pytest.mark.parametrize("log_format", logs.FORMATS)
+def test_a_refusal_is_one_line(log_format):
+    line = logs.refusal(log_format, "supervisor", "PORT=x: must be a number")
+    assert line.count("\n") == 0
+    if log_format == "json":
+        assert json.loads(line)["message"] == "PORT=x: must be a number"
+    else:
+        assert line == "supervisor: PORT=x: must be a number"

@@ -30,6 +30,9 @@ def test_all_addresses_are_reached_at_the_loopback_one():
     with address.listen("0.0.0.0", 0) as listener:
         port = listener.getsockname()[1]
         assert address.url_of(listener, tls=False) == f"http://127.0.0.1:{port}"
+        assert address.beyond(listener) == "every other IPv4 address of this machine (0.0.0.0)"
+    with address.listen("127.0.0.1", 0) as listener:
+        assert address.beyond(listener) == ""
 
 
 def has_ipv6() -> bool:

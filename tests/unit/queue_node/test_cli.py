@@ -73,3 +73,28 @@ def test_help_needs_neither_the_node_nor_its_tools():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "missing", "said"),
+    [
+        (
+            "demo",
+            "queue_node_sdk",
+            "needs the package queue-node-sdk (`pip install queue-node-sdk`",
+        ),
+        ("bench", "bench", "needs the package bench, the load generator"),
+        ("demo", "rich", "needs the package rich (`pip install rich`)"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named_in_one_line(command, missing, said):
+    code = (
+        "import sys\n"
+        f"sys.modules[{missing!r}] = None\n"
+        "from queue_node import cli\n"
+        f"sys.exit(cli.main([{command!r}, '--help']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == ExitCode.FAULT
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1

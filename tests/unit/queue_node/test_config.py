@@ -6,13 +6,13 @@ import pytest
 from api.settings import DoorLimits, FrontSettings
 from partitions.settings import PartitionSettings
 from queue_node import config
-from queue_node.config import VARIABLES, Config, read
+from queue_node.config import VARIABLES, Config, read, without_effect
 from queue_node.errors import ConfigError, ExitCode
 
 
 def test_an_empty_environment_gives_the_defaults_of_the_contract():
     assert read({}) == Config()
-    told = read({}).front_settings(0, 3, ("/s",), "/k", "text")
+    told = read({}).front_settings(0, 3, ("/s",), "/k", "text", 5)
     assert told == FrontSettings(
         front=0, listen_fd=3, partition_sockets=("/s",), keystore_path="/k"
     )
@@ -70,7 +70,7 @@ def test_every_variable_reaches_the_processes_that_it_is_for():
     assert (made.partitions, made.fronts) == (3, 4)
     assert made.seed_dev_keys == "always"
     assert (made.log_format, made.log_level) == ("json", "debug")
-    assert made.partition_settings(0, 3, "/d", "/s", "json") == PartitionSettings(
+    assert made.partition_settings(0, 3, "/d", "/s", "json", 5) == PartitionSettings(
         partition=0,
         partitions=3,
         directory="/d",
@@ -83,7 +83,7 @@ def test_every_variable_reaches_the_processes_that_it_is_for():
         log_format="json",
         log_level="debug",
     )
-    assert made.front_settings(2, 5, ("/a", "/b"), "/k", "json") == FrontSettings(
+    assert made.front_settings(2, 5, ("/a", "/b"), "/k", "json", 5) == FrontSettings(
         front=2,
         listen_fd=5,
         partition_sockets=("/a", "/b"),
@@ -220,3 +220,9 @@ def test_values_that_do_not_fit_each_other_are_refused(environment, words):
 )
 def test_loopback_is_what_only_this_machine_reaches(host, loopback):
     assert config.is_loopback(host) is loopback
+
+
+def test_what_is_set_and_does_nothing_is_said():
+    assert without_effect({"PORT": "1", "MAX_JOBS": ""}) == []
+    [said] = without_effect({"MAX_JOBS": "1000"})
+    assert said.startswith("MAX_JOBS has no effect in this version")

@@ -146,6 +146,8 @@ def test_where_no_directory_can_be_made_is_said_in_one_line():
 def test_a_new_directory_gets_the_number_asked_for_or_the_default(tmp_path):
     with hold(str(tmp_path / "a")) as directory:
         assert directory.settle_partitions(3, default=1) == 3
+        assert not (directory.path / "node.json").exists()
+        directory.keep_partitions(3)
         assert (directory.path / "node.json").read_text() == '{"format":1,"partitions":3}\n'
     with hold(str(tmp_path / "b")) as directory:
         assert directory.settle_partitions(None, default=5) == 5
@@ -153,16 +155,25 @@ def test_a_new_directory_gets_the_number_asked_for_or_the_default(tmp_path):
 
 def test_a_directory_keeps_its_number_when_nobody_asks_for_another(tmp_path):
     with hold(str(tmp_path)) as directory:
-        directory.settle_partitions(3, default=1)
+        directory.keep_partitions(3)
         assert directory.settle_partitions(None, default=8) == 3
         assert directory.settle_partitions(3, default=8) == 3
 
 
 def test_another_number_of_partitions_is_refused_with_both_numbers(tmp_path):
     with hold(str(tmp_path)) as directory:
-        directory.settle_partitions(3, default=1)
+        directory.keep_partitions(3)
+        directory.partition_path(0).mkdir()
         with pytest.raises(DirectoryError, match=r"made with PARTITIONS=3 .* with PARTITIONS=4"):
             directory.settle_partitions(4, default=1)
+
+
+def test_a_directory_in_which_no_partition_ran_takes_another_number(tmp_path):
+    with hold(str(tmp_path)) as directory:
+        directory.keep_partitions(3)
+        assert directory.settle_partitions(4, default=1) == 4
+        directory.keep_partitions(4)
+        assert directory.settle_partitions(None, default=1) == 4
 
 
 @pytest.mark.parametrize(

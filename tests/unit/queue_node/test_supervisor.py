@@ -138,6 +138,18 @@ async def test_a_partition_that_does_not_drain_is_killed_when_time_is_up(make_no
     assert "partition 0 did not drain in time and is killed" in caplog.messages
 
 
+async def test_a_partition_that_fails_while_it_drains_is_named_and_a_fault(make_node, caplog):
+    node = make_node(partition="faulty")
+    with trio.fail_after(DEADLINE_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(node.run)
+            await node.until_all_started()
+            tell(signal.SIGTERM)
+    assert node.exit_code is ExitCode.FAULT
+    said = [line for line in caplog.messages if "did not drain" in line]
+    assert said == [f"partition {number} did not drain: it exited with 1" for number in (0, 1)]
+
+
 async def test_a_second_signal_ends_everything_at_once(make_node, monkeypatch):
     monkeypatch.setattr("queue_node.supervisor._SAME_STOP_S", 0.0)
     node = make_node(front="stubborn", drain_s=3600)

@@ -19,7 +19,11 @@ from queue_node import welcome
 from queue_node.child import Child, Program
 from queue_node.config import Config
 from queue_node.errors import ConfigError
-from queue_node.welcome import Welcome, banner, wants_dev_keys
+from queue_node.welcome import Banner, Welcome, banner_text, wants_dev_keys
+
+URL = "http://127.0.0.1:8080"
+PLAIN = Banner(URL, "")
+AS_JSON = Banner(URL, "", as_json=True)
 
 SEEDED = [
     SeededKey("client", "dev-client", "client_A"),
@@ -65,8 +69,8 @@ def serving_child() -> Child:
     return child
 
 
-def a_welcome(store, listener, config=Config(), children=()) -> Welcome:  # noqa: B008 - frozen
-    return Welcome(config, store, listener, "http://127.0.0.1:8080", children)
+def a_welcome(store, listener, config=Config(), children=(), banner=PLAIN) -> Welcome:  # noqa: B008 - frozen
+    return Welcome(config, store, listener, banner, children)
 
 
 async def test_an_empty_store_gets_keys_that_are_logged_and_put_into_the_banner(
@@ -104,6 +108,38 @@ async def test_keys_are_made_only_when_they_are_wanted(store, listener, capsys):
     await a_welcome(store, listener, Config(seed_dev_keys="never")).run()
     assert store.list_all() == []
     assert "curl" not in capsys.readouterr().out
+
+
+async def test_without_any_key_it_says_how_to_make_the_first(store, listener, caplog):
+    await a_welcome(store, listener, Config(seed_dev_keys="never")).run()
+    [line] = caplog.messages
+    assert f"no keys in {store.name}" in line
+    assert "`queue-node keys create --type admin --owner OWNER --name NAME`" in line
+    caplog.clear()
+    await a_welcome(store, listener).run()
+    caplog.clear()
+    await a_welcome(store, listener, Config(seed_dev_keys="never")).run()
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.ERROR])
+async def test_in_json_nothing_is_printed_and_the_keys_are_in_the_log_at_any_level(
+    store, listener, caplog, capsys, level
+):
+    caplog.set_level(level)
+    await a_welcome(store, listener, banner=AS_JSON).run()
+    assert capsys.readouterr().out == ""
+    created = [line for line in caplog.messages if line.startswith("Created ")]
+    assert len(created) == 3
+    assert (f"Queue Node serves on {URL}" in caplog.messages) is (level == logging.INFO)
+
+
+async def test_keys_of_another_pepper_stop_the_node(store, listener, tmp_path):
+    await a_welcome(store, listener).run()
+    other = SqliteKeyStore(str(tmp_path / "keys.sqlite"), TokenHasher("a secret"))
+    with pytest.raises(ConfigError, match=r"KEY_PEPPER=\*\*\*: the keys in .* without one: unset"):
+        await a_welcome(other, listener, Config(key_pepper="a secret")).run()
+    other.close()
 
 
 async def test_a_store_that_is_down_is_waited_for_and_said_so(
@@ -162,11 +198,16 @@ def test_development_keys_are_for_loopback_unless_asked_for(asked, loopback, wan
 
 
 def test_without_fresh_keys_the_banner_is_the_url():
-    assert banner("http://h:1", [], tls=False) == "Queue Node serves on http://h:1"
+    assert banner_text(Banner("http://h:1", ""), []) == "Queue Node serves on http://h:1"
+
+
+def test_the_banner_says_when_others_get_in_too():
+    text = banner_text(Banner("http://127.0.0.1:1", "every other address"), [])
+    assert text == "Queue Node serves on http://127.0.0.1:1 and every other address"
 
 
 def test_with_fresh_keys_the_banner_has_three_lines_to_paste():
-    lines = banner("http://h:1", SEEDED, tls=False).splitlines()
+    lines = banner_text(Banner("http://h:1", ""), SEEDED).splitlines()
     pasted = [line for line in lines if "curl" in line]
     assert ["client_A" in line for line in pasted] == [True, False, False]
     assert ["worker_B" in line for line in pasted] == [False, True, True]
@@ -176,4 +217,4 @@ def test_with_fresh_keys_the_banner_has_three_lines_to_paste():
 
 
 def test_on_tls_curl_is_told_not_to_ask_for_a_known_certificate():
-    assert banner("https://h:1", SEEDED, tls=True).count("curl -sk ") == 3
+    assert banner_text(Banner("https://h:1", "", tls=True), SEEDED).count("curl -sk ") == 3
