@@ -18,7 +18,7 @@ from partitions.checkpoint import Checkpoints
 from partitions.copying import Copied, copying
 from partitions.disk import File, RealDisk
 from partitions.log import Sizes
-from partitions.messages import Ack, Command, Enqueue, Fail, Lease, Leased
+from partitions.messages import Ack, Command, Fail, Lease, Leased
 from partitions.regroup import identity_of
 from queue_node import backup, restore
 from queue_node.backup_file import read_backup_file
@@ -29,7 +29,7 @@ from queue_node.node_file import partition_name
 from queue_node.progress import stages
 from tests.property.test_reshard import EVERY_STATE, filled_node, jobs_in
 from tests.support.driver import START_MS, Ledger, enqueue
-from tests.support.hand_node import HandPartition, opened
+from tests.support.hand_node import opened
 from tests.support.points import LONG, Points
 from tests.support.stopping import Stopping
 
@@ -173,7 +173,7 @@ class Beside:
         partition.log.close()
 
     def _commands(self, number: int, held: list[Leased]) -> Iterator[Command]:
-        yield cast("Enqueue", enqueue(number + 1, b"x" * self._random.choice((1, 30, 200))))
+        yield enqueue(number + 1, b"x" * self._random.choice((1, 30, 200)))
         yield Lease(10_000)
         if held and self._random.random() < 0.9:
             lease = held.pop(self._random.randrange(len(held)))
@@ -274,8 +274,7 @@ def is_refused(target: Path, expected: Count) -> bool:
         with hold(str(target)) as directory:
             directory.settle_partitions(None, 1)
     except DirectoryError as error:
-        assert "run `queue-node restore` again" in str(error)
-        return True
+        return "run `queue-node restore` again" in str(error)
     assert jobs_in_quietly(target) == expected
     return False
 
