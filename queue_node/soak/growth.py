@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-ALLOWED_SHARE: Final = 0.15
+ALLOWED_SHARE: Final = 0.1
 ALLOWED_BYTES: Final = 8 << 20
 """What an allocator may do to a process of 40 MiB (guess)."""
 SAMPLES_MAX: Final = 4_096
