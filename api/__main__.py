@@ -28,6 +28,7 @@ from api.services import Services
 from api.settings import FrontSettings
 from partitions import logs
 from partitions.child import read_settings, say_ready, told_to_stop
+from partitions.clock import Clock, SystemClock
 
 if TYPE_CHECKING:
     from api.asgi import AsgiApp
@@ -38,7 +39,7 @@ _logger: Final = logging.getLogger("queue_node.front")
 
 
 @asynccontextmanager
-async def build_services(settings: FrontSettings) -> AsyncIterator[Services]:
+async def build_services(settings: FrontSettings, clock: Clock) -> AsyncIterator[Services]:
     """Everything behind the two ways in, running until the block ends.
 
     Raises:
@@ -51,7 +52,7 @@ async def build_services(settings: FrontSettings) -> AsyncIterator[Services]:
         keyring = Keyring(
             store, cache_ttl_ms=settings.auth_cache_ttl_ms, grace_ms=settings.auth_grace_ms
         )
-        operations = Operations(clients, lease_duration_ms=settings.lease_duration_ms)
+        operations = Operations(clients, lease_duration_ms=settings.lease_duration_ms, clock=clock)
         endpoints = JobEndpoints(keyring, operations, settings)
         async with trio.open_nursery() as nursery:
             await nursery.start(keyring.run)
@@ -65,9 +66,10 @@ async def build_services(settings: FrontSettings) -> AsyncIterator[Services]:
 
 async def _serve(settings: FrontSettings, tls: ssl.SSLContext | None) -> None:
     listener = socket.socket(fileno=settings.listen_fd)
-    async with build_services(settings) as services:
+    clock = SystemClock(ahead_ms=settings.clock_ahead_ms)
+    async with build_services(settings, clock) as services:
         app = cast("AsgiApp", create_app(services))
-        front = Front(listener, Lane(services.endpoints), app, settings.limits, tls)
+        front = Front(listener, Lane(services.endpoints), app, settings.limits, tls, clock)
         async with trio.open_nursery() as nursery:
             await nursery.start(front.run)
             say_ready()

@@ -25,6 +25,7 @@ from api.http2 import Http2
 from api.readiness import Readiness
 from api.settings import DoorLimits
 from api.transport import PlainTransport, TlsTransport
+from partitions.clock import Clock
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +49,14 @@ class Front:
         asgi_app: AsgiApp,
         limits: DoorLimits,
         tls: ssl.SSLContext | None = None,
+        clock: Clock | None = None,
     ) -> None:
         listener.setblocking(False)
         self._listener = listener
         self._app = asgi_app
         self._limits = limits
         self._tls = tls
-        self._door = Door(limits, lane, asgi_app)
+        self._door = Door(limits, lane, asgi_app, clock)
         self._readiness = Readiness()
         self._http2 = Http2(self._door)
         self._clients: Counter[str] = Counter()

@@ -9,7 +9,6 @@ ack under a token, a read), it is, once the partition is back: the client only s
 """
 
 import random
-import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -23,6 +22,7 @@ from api.leasing import Leasing
 from api.partition_client import PartitionClient
 from api.problems import Problem
 from api.schemas import JobCreated, JobStatus, LeasedJob
+from partitions.clock import Clock, SystemClock
 from partitions.messages import (
     Ack,
     AlreadyExists,
@@ -67,6 +67,7 @@ class Operations:
         clients: Sequence[PartitionClient],
         *,
         lease_duration_ms: int,
+        clock: Clock | None = None,
     ) -> None:
         self._clients = tuple(clients)
         count = len(self._clients)
@@ -77,6 +78,7 @@ class Operations:
         """``[(first slot, how many)]`` of each partition."""
         self._leasing = Leasing(self._clients)
         self._lease_duration_ms = lease_duration_ms
+        self._clock = clock or SystemClock()
         self._random = random.Random(random.SystemRandom().getrandbits(256))  # noqa: S311 - ids need to be unique, not secret
 
     def partition_states(self) -> dict[int, str]:
@@ -206,7 +208,7 @@ class Operations:
         low, width = self._slots[partition]
         bits = self._random.getrandbits(_ID_RANDOM_BITS + _SLOT_BITS)
         slot = low + ((bits & (SLOTS - 1)) * width >> _SLOT_BITS)
-        return make_job_id(time.time_ns() // 1_000_000, bits >> _SLOT_BITS, slot)
+        return make_job_id(self._clock.now_ms(), bits >> _SLOT_BITS, slot)
 
 
 def _refused(reply: Reply | Problem) -> Problem:

@@ -69,6 +69,8 @@ class FrontSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Path of each partition's Unix socket, in order of partition."""
     keystore_path: str
     """SQLite file of the embedded key store; used when ``redis_url`` is None."""
+    clock_ahead_ms: int | None = None
+    """See ``partitions.clock``; None: read the wall clock."""
     redis_url: str | None = None
     key_pepper: str | None = None
     auth_cache_ttl_ms: int = 5_000

@@ -48,7 +48,7 @@ class Environment(msgspec.Struct, frozen=True):
 def describe(directory: Path | None) -> Environment:
     """This machine; with a ``directory`` also its disk, which takes some 0.1 s of syncs."""
     return Environment(
-        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),  # noqa: TID251 - for people
         cpu=_cpu_model(),
         # What this process may use, which in a container is less than what is there.
         cores=len(os.sched_getaffinity(0)),

@@ -45,6 +45,8 @@ _NO_ROOM_SLEEP_S: Final = 0.5
 _SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _SCARCE_SLEEP_S: Final = 0.1
 _LOG_EVERY_S: Final = 1.0
+_CLOCK_MAY_LAG_MS: Final = 1_000
+"""What a time server corrects in passing is not worth a line."""
 
 _logger: Final = logging.getLogger("queue_node.partition")
 
@@ -95,7 +97,7 @@ class PartitionProcess:
         return Actor(
             state,
             found.log,
-            SystemClock(found.newest_ms),
+            self._clock_from(found.newest_ms),
             sleep_ms_max=settings.lease_check_interval_ms,
             partition=settings.partition,
             partitions=settings.partitions,
@@ -133,6 +135,16 @@ class PartitionProcess:
             # To begin again from the files is what a new process would do, only sooner: the
             # supervisor would let it wait longer and longer.
             await trio.sleep(_NO_ROOM_SLEEP_S)
+
+    def _clock_from(self, newest_ms: int) -> SystemClock:
+        clock = SystemClock(newest_ms, ahead_ms=self._settings.clock_ahead_ms)
+        if clock.raised_ms > _CLOCK_MAY_LAG_MS:
+            _logger.warning(
+                "the wall clock was set back: it is %.1f s before the newest time in the log,"
+                " from which times go on until it has caught up and the node is started again",
+                clock.raised_ms / 1000,
+            )
+        return clock
 
     async def _recover_in_pieces(self, state: PartitionState) -> Recovered:
         started = paused = said = logged = time.monotonic()

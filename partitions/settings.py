@@ -14,6 +14,8 @@ class PartitionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """Its own directory below ``WAL_DIR``; made when missing."""
     socket: str
     """Path of the Unix socket that it binds; short, in a private directory."""
+    clock_ahead_ms: int | None = None
+    """See ``partitions.clock``; None: read the wall clock."""
     lease_check_interval_ms: int = 5_000
     retry_backoff_ms: int = 1_000
     retry_backoff_max_ms: int = 600_000

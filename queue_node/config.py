@@ -63,7 +63,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     limits: DoorLimits = DoorLimits()
 
     def partition_settings(
-        self, partition: int, partitions: int, directory: str, socket: str, log_format: str
+        self,
+        partition: int,
+        partitions: int,
+        directory: str,
+        socket: str,
+        log_format: str,
+        clock_ahead_ms: int,
     ) -> PartitionSettings:
         """What partition number ``partition`` is told."""
         return PartitionSettings(
@@ -71,6 +77,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             partitions=partitions,
             directory=directory,
             socket=socket,
+            clock_ahead_ms=clock_ahead_ms,
             lease_check_interval_ms=self.lease_check_interval_ms,
             retry_backoff_ms=self.retry_backoff_ms,
             retry_backoff_max_ms=self.retry_backoff_max_ms,
@@ -87,6 +94,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         partition_sockets: tuple[str, ...],
         keystore_path: str,
         log_format: str,
+        clock_ahead_ms: int,
     ) -> FrontSettings:
         """What front number ``front`` is told."""
         return FrontSettings(
@@ -94,6 +102,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             listen_fd=listen_fd,
             partition_sockets=partition_sockets,
             keystore_path=keystore_path,
+            clock_ahead_ms=clock_ahead_ms,
             redis_url=self.redis_url,
             key_pepper=self.key_pepper,
             auth_cache_ttl_ms=self.auth_cache_ttl_ms,

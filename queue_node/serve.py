@@ -20,6 +20,7 @@ from api.keystore import open_keystore
 from api.keystore.base import KeyStore, KeyStoreError, OtherPepperError
 from api.settings import DoorLimits
 from partitions import logs
+from partitions.clock import wall_ahead_ms
 from queue_node import address, config
 from queue_node.child import Child, Program
 from queue_node.config import Config
@@ -102,6 +103,7 @@ class _Assembly:
         self._partitions = partitions
         self._listener = listener
         self._log_format = log_format
+        self._clock_ahead_ms = wall_ahead_ms()
 
     def run(self, store: KeyStore) -> ExitCode:
         """Run it to its end."""
@@ -140,6 +142,7 @@ class _Assembly:
             str(self._directory.partition_path(number)),
             str(self._directory.partition_socket(number)),
             self._log_format,
+            self._clock_ahead_ms,
         )
         program = Program(self._commands.partition, msgspec.json.encode(told))
         return Child(f"partition {number}", program)
@@ -152,6 +155,7 @@ class _Assembly:
             tuple(str(path) for path in sockets),
             str(self._directory.keystore_path),
             self._log_format,
+            self._clock_ahead_ms,
         )
         program = Program(
             self._commands.front, msgspec.json.encode(told), (self._listener.fileno(),)

@@ -178,7 +178,8 @@ class Worker:
                     continue
                 self._note_answer()
                 if job is not None:
-                    return job, sent_at + lease_seconds(job, reply, datetime.now(UTC))
+                    now = datetime.now(UTC)  # noqa: TID251 - knows nothing of the node's clock
+                    return job, sent_at + lease_seconds(job, reply, now)
                 empty += 1
                 # Between half and all of the ceiling, so that idle workers fall out of step.
                 ceiling_seconds = self._idle_pace.ceiling_seconds(empty)

@@ -14,10 +14,10 @@ def test_an_empty_environment_gives_the_defaults_of_the_contract():
     assert read({}) == Config()
     told = read({}).front_settings(0, 3, ("/s",), "/k", "text", 5)
     assert told == FrontSettings(
-        front=0, listen_fd=3, partition_sockets=("/s",), keystore_path="/k"
+        front=0, listen_fd=3, partition_sockets=("/s",), keystore_path="/k", clock_ahead_ms=5
     )
-    assert read({}).partition_settings(1, 2, "/d", "/s", "text") == PartitionSettings(
-        partition=1, partitions=2, directory="/d", socket="/s"
+    assert read({}).partition_settings(1, 2, "/d", "/s", "text", 5) == PartitionSettings(
+        partition=1, partitions=2, directory="/d", socket="/s", clock_ahead_ms=5
     )
 
 
@@ -75,6 +75,7 @@ def test_every_variable_reaches_the_processes_that_it_is_for():
         partitions=3,
         directory="/d",
         socket="/s",
+        clock_ahead_ms=5,
         lease_check_interval_ms=250,
         retry_backoff_ms=2000,
         retry_backoff_max_ms=180_000,
@@ -88,6 +89,7 @@ def test_every_variable_reaches_the_processes_that_it_is_for():
         listen_fd=5,
         partition_sockets=("/a", "/b"),
         keystore_path="/k",
+        clock_ahead_ms=5,
         redis_url="redis://:secret@cache:6379/2",
         key_pepper="pepper",
         auth_cache_ttl_ms=1000,
