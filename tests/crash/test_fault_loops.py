@@ -25,7 +25,7 @@ from tests.support.fake_disk import (
 )
 from tests.support.points import LONG, Points
 
-STEP = 1 if LONG else 11
+STEP = 1 if LONG else 17
 """In the short form each n-th run is stopped; the operations of a start are tried one by one."""
 
 ERRORS = pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
@@ -141,7 +141,7 @@ def test_a_failing_write_that_leaves_data_behind_takes_back_nothing(
         assert faults.hits > 0
         tried += check_all(run.disk, run.ledger, f"write {at} was cut short", seed=at)
     points.add("fake disk: a run, write cut short", tried)
-    assert tried > 60
+    assert tried > 40
 
 
 def test_an_unreadable_snapshot_is_a_bad_one_and_not_the_end():

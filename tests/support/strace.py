@@ -101,7 +101,10 @@ class Strace:
     def _is_attached(self) -> bool:
         if self._strace.poll() is not None:
             assert self._strace.stderr is not None
-            raise AssertionError(f"strace ended: {self._strace.stderr.read().decode()}")
+            words = self._strace.stderr.read().decode()
+            # Without a word: it has hit already, and there is nobody left to be traced.
+            assert not words, f"strace ended: {words}"
+            return True
         return all(_is_traced(task) for pid in self._pids for task in _tasks(pid))
 
 
