@@ -35,6 +35,12 @@ _ACCEPTED_AT_ONCE: Final = 8
 """With one, 256 clients that came together under load waited 0.6 s for the last to be accepted;
 with all at once, one front would get them all."""
 _ACCEPT_PAUSE_S: Final = 0.1
+_RECEIVE_BYTES: Final = 64 << 10
+_HTTPS_BODY: Final = b'{"error":"this port speaks HTTPS: use https://"}'
+_HTTPS_HERE: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(_HTTPS_BODY), _HTTPS_BODY)
+)
 
 Address = tuple[str, int]
 
@@ -171,8 +177,12 @@ class Front:
         stream = trio.SSLStream(tcp, context, server_side=True, https_compatible=True)
         try:
             with trio.fail_after(self._limits.handshake_timeout_ms / 1000):
+                first = await tcp.socket.recv(1, socket.MSG_PEEK)
+                if first.isalpha():  # no letter begins a handshake, and each method does
+                    await _say_https(tcp, self._limits.linger_ms / 1000)
+                    return
                 await stream.do_handshake()
-        except (trio.BrokenResourceError, trio.TooSlowError) as error:
+        except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
             log.debug("TLS handshake failed: %r", error)
             await trio.aclose_forcefully(tcp)
             return
@@ -181,6 +191,20 @@ class Front:
         else:
             transport = TlsTransport(stream)
             await Connection(self._door, transport, client, server, "https").run()
+
+
+async def _say_https(tcp: trio.SocketStream, linger_s: float) -> None:
+    """Answer a client that speaks HTTP in clear: closed without a word, it would puzzle.
+
+    Nothing of its request is looked at.
+    """
+    with trio.move_on_after(linger_s):
+        await tcp.send_all(_HTTPS_HERE)
+        await tcp.send_eof()
+        # What is unread when a socket is closed makes the kernel take the answer back.
+        while await tcp.receive_some(_RECEIVE_BYTES):
+            pass
+    await trio.aclose_forcefully(tcp)
 
 
 def _host_and_port(address: object) -> Address | None:

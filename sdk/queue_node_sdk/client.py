@@ -79,6 +79,7 @@ class Client:
         Raises:
             BadRequest: the node does not take this job (``TooLarge``: over its limit).
             AuthError: the key is wrong, or may not submit.
+            TlsError: the node's certificate is not trusted; nothing was sent.
             OutcomeUnknown, ServerError: the job may be stored, or not.
             Overloaded, Unreachable, StorageFull: the job is not stored.
         """

@@ -25,6 +25,13 @@ class ConfigurationError(QueueNodeError, ValueError):
     """The URL, the key or an option cannot be right; nothing was sent."""
 
 
+class TlsError(ConfigurationError):
+    """No TLS with what is at the URL: its certificate is not trusted, or it speaks plain HTTP.
+
+    Nothing was sent, and trying again would not help.
+    """
+
+
 class AuthError(QueueNodeError):
     """401: the key is missing, unknown or revoked."""
 

@@ -1,9 +1,10 @@
 """What is said on the wire, without a socket: calls to bytes, answers to models. Pure.
 
 A ``Call`` is a request before it is sent. What came of sending it is a ``Reply``, or one of
-two troubles that differ in what may be done next: ``NotSent`` (the node cannot have run it)
-and ``AnswerLost`` (it may have). ``may_repeat`` is the whole retry rule, ``error_from`` the
-whole translation into errors; the shells around them only wait and send.
+troubles that differ in what may be done next: ``NotSent`` (the node cannot have run it),
+``AnswerLost`` (it may have), ``NoTls`` (no repeat gets over it). ``may_repeat`` is the whole
+retry rule, ``error_from`` the whole translation into errors; the shells around them only wait
+and send.
 """
 
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ from queue_node_sdk.errors import (
     QueueNodeError,
     ServerError,
     StorageFull,
+    TlsError,
     TooLarge,
     UnexpectedAnswer,
     Unreachable,
@@ -76,7 +78,14 @@ class AnswerLost:
     reason: str
 
 
-Outcome = Reply | NotSent | AnswerLost
+@dataclass(frozen=True, slots=True)
+class NoTls:
+    """There is somebody, but TLS with them cannot be had: now or later."""
+
+    reason: str
+
+
+Outcome = Reply | NotSent | AnswerLost | NoTls
 
 
 class _SubmitBody(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -273,6 +282,8 @@ def may_repeat(call: Call, trouble: Outcome) -> bool:
     match trouble:
         case NotSent():
             return True
+        case NoTls():
+            return False
         case AnswerLost():
             return call.repeatable
         case Reply(status=status):
@@ -302,6 +313,8 @@ def error_from(call: Call, trouble: Outcome) -> QueueNodeError:
     match trouble:
         case NotSent(reason=reason):
             return Unreachable(f"{call.what}: cannot reach the node: {reason}")
+        case NoTls(reason=reason):
+            return TlsError(f"{call.what}: {reason}")
         case AnswerLost(reason=reason) if call.repeatable:
             return Unreachable(f"{call.what}: lost the connection to the node: {reason}")
         case AnswerLost(reason=reason):

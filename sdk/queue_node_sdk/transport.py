@@ -19,6 +19,7 @@ from queue_node_sdk.errors import ConfigurationError, QueueNodeError
 from queue_node_sdk.protocol import (
     AnswerLost,
     Call,
+    NoTls,
     NotSent,
     Outcome,
     Reply,
@@ -35,6 +36,10 @@ _log: Final = logging.getLogger("queue_node")
 
 _KEPT_OPEN_SECONDS: Final = 60.0
 """Idle connections are closed by us before the node does (75 s), not in the middle of a call."""
+_NO_TLS_THERE: Final = frozenset(
+    ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST")
+)
+"""OpenSSL's words, which differ from version to version, for an answer that is no TLS."""
 
 
 class Transport:
@@ -131,11 +136,31 @@ class Transport:
         try:
             response = self._http.send(request)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
+            if (reason := _tls_refused(error)) is not None:
+                return NoTls(reason)
             return NotSent(_described(error))
         except (httpx2.TransportError, httpx2.DecodingError) as error:
             # Also when only a part was written: the node may have had enough of it.
             return AnswerLost(_described(error))
         return Reply(response.status_code, response.content, response.headers)
+
+
+def _tls_refused(error: BaseException) -> str | None:
+    """Why there can be no TLS, if that is what is behind ``error``.
+
+    Not every fault of TLS is one: a node that is just ending breaks off in a handshake too.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return (
+                f"the node's certificate is not trusted: {cause.verify_message}; for a private "
+                "authority pass verify=ssl.create_default_context(cafile=...)"
+            )
+        if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS_THERE:
+            return "this port does not speak TLS: is the URL to begin with http://?"
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _described(error: Exception) -> str:

@@ -146,12 +146,38 @@ async def test_slow_clients_over_tls_are_cut(certificates: Certificates) -> None
         await trio.aclose_forcefully(reader.stream)
 
 
-async def test_plain_http_on_a_tls_port_is_closed(certificates: Certificates) -> None:
+async def test_plain_http_on_a_tls_port_is_told_and_not_run(certificates: Certificates) -> None:
+    async with tls_front(certificates) as front:
+        for body in (b"", b"x" * 500_000):
+            client = RawClient(await front.connect())
+            async with client.stream:
+                head = b"POST /lane HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
+                await client.send(head + body)
+                reply = await client.reply()
+                assert (reply.status, reply.headers["connection"]) == (400, "close")
+                assert reply.body == b'{"error":"this port speaks HTTPS: use https://"}'
+                assert await client.end() == b""
+        assert front.lane.calls == []
+
+
+@pytest.mark.parametrize("data", [b"\x00GET / HTTP/1.1\r\n\r\n", b"\x16nonsense" * 100])
+async def test_what_is_neither_tls_nor_http_is_closed(
+    certificates: Certificates, data: bytes
+) -> None:
     async with tls_front(certificates) as front:
         client = RawClient(await front.connect())
         async with client.stream:
-            await client.send(b"GET /lane HTTP/1.1\r\nHost: a\r\n\r\n")
+            await client.send(data)
             assert b"HTTP" not in await client.end()
+
+
+async def test_plain_http_that_stays_is_cut(certificates: Certificates) -> None:
+    async with tls_front(certificates, QUICK) as front:
+        client = RawClient(await front.connect())
+        async with client.stream:
+            await client.send(b"GET /lane HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (await client.reply()).status == 400
+            await until(lambda: front.front.connections == 0)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 5, 50, 200])

@@ -312,7 +312,8 @@ WAYS = ("plain", "plain, TLS", "app", "app, TLS", "HTTP/2")
 
 
 # A job that came back meanwhile, failed or its lease over, would be leased before a fresh one.
-ENVIRONMENT = {"MAX_BODY": str(BODY_MAX), "RETRY_BACKOFF": "1h", "LEASE_DURATION": "1h"}
+ENVIRONMENT = {"MAX_BODY": str(BODY_MAX), "LEASE_DURATION": "1h"}
+ENVIRONMENT |= {"RETRY_BACKOFF": "1h", "RETRY_BACKOFF_MAX": "1h"}
 
 
 @pytest.fixture(scope="module")

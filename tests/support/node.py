@@ -77,7 +77,11 @@ class RunningNode:
         self._fronts_expected = 0
 
     def __enter__(self) -> Self:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
 
     def __exit__(
         self,
