@@ -133,4 +133,5 @@ class Chaos:
                     f"no job was accepted within {_HEALS_WITHIN_S:.0f} s of the disk's having room"
                     f" again; {self._node.last_words()}"
                 )
+            self._load.submit_now()
             time.sleep(_POLL_S)

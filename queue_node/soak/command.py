@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--directory",
         type=Path,
         metavar="D",
-        help="keep data and log of the node here; must be empty or new "
+        help="keep data (with --chaos: disk.img) and log of the node here; must be empty or new "
         "(default: a temporary folder, kept when the soak fails)",
     )
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     for complaint in verdict.complaints:
         print(f"queue-node: {complaint}", file=sys.stderr)
     if not verdict.good:
-        print(f"queue-node: the node's log is kept in {folder}", file=sys.stderr)
+        print(f"queue-node: the node's log and data are kept in {folder}", file=sys.stderr)
         return ExitCode.FAULT
     if arguments.directory is None:
         _remove(folder)

@@ -66,8 +66,8 @@ class Crew:
 
     rate: float = 60.0
     """Jobs submitted a second."""
-    submitters: int = 3
-    workers: int = 6
+    submitters: int = 4
+    workers: int = 12
     readers: int = 2
     lease_ms: int = 2_000
     retention_ms: int = 30_000
@@ -122,6 +122,8 @@ class Load:
         self._submitting = threading.Event()
         self._going = threading.Event()
         self._at_ease = False
+        self._extra = 0
+        self._extra_draws = random.Random(f"extra {crew.seed}")
         self.faults: list[BaseException] = []
         """Bugs of the clients themselves."""
         roles = (
@@ -157,6 +159,13 @@ class Load:
         """From now on the workers only finish what is there, and abandon nothing."""
         self._submitting.clear()
         self._at_ease = True
+
+    def submit_now(self) -> None:
+        """Try to submit one job from this thread, however many have not ended."""
+        caller = Caller(self._target.port, self._target.client_key)
+        self._extra += 1
+        self._submit_one(caller, self._extra_draws, f"extra.{self._extra}")
+        caller.close()
 
     def with_ledger(self, do: Callable[[Ledger], _T]) -> _T:
         """Look into the ledger while nobody writes to it."""

@@ -22,7 +22,7 @@ _BAG: Final[tuple[tuple[What, str], ...]] = (
     ("fill disk", ""),
 )
 _PAUSE_S: Final = (1.0, 5.0)
-_STALL_S: Final = (0.5, 12.0)
+_STALLS_S: Final = ((0.2, 3.0), (0.2, 3.0), (6.0, 12.0))
 """Short ones nobody notices; after 5 to 10 s a front cuts the partition off."""
 _FULL_S: Final = (3.0, 8.0)
 
@@ -54,6 +54,6 @@ def attacks(seed: int, *, partitions: int, fronts: int, can_fill: bool) -> Itera
                 what,
                 kind,
                 number,
-                draws.uniform(*(_FULL_S if what == "fill disk" else _STALL_S)),
+                draws.uniform(*(_FULL_S if what == "fill disk" else draws.choice(_STALLS_S))),
                 kills_meanwhile=draws.random() < 0.5,
             )

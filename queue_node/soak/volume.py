@@ -1,7 +1,8 @@
 """A small disk of the node's own, so that it can be filled without harm to anybody else.
 
 A file system in an image file (ext4, through a loop device), or else one in memory (tmpfs); both
-take the rights to mount. Without those the soak does without full disks, and says so.
+take the rights to mount. Without those the soak does without full disks, and says so. The image
+stays when the soak is over: it holds the data of a node that failed.
 """
 
 import errno
@@ -88,7 +89,6 @@ def volume(folder: Path, *, own_disk: bool) -> Iterator[Volume]:
     finally:
         # Lazily: a process that was killed a moment ago may still hold a file.
         _run("umount", "--lazy", str(path))
-        (folder / "disk.img").unlink(missing_ok=True)
 
 
 def _mounted(folder: Path, path: Path) -> str | None:
