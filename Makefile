@@ -56,7 +56,7 @@ lock: $(STAMP) ## resolve the dependencies anew into requirements*.txt
 	  --output-file requirements.txt pyproject.toml
 	CUSTOM_COMPILE_COMMAND="make lock" build/lock/bin/pip-compile --quiet --strip-extras \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-	  --extra dev --constraint requirements.txt \
+	  --allow-unsafe --extra dev --constraint requirements.txt \
 	  --output-file requirements-dev.txt pyproject.toml
 
 clean: ## everything that can be made again (not ./data)
