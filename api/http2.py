@@ -32,7 +32,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
 from api import problems
-from api.asgi import AsgiApp, Message, Receive, Send
+from api.asgi import AsgiApp, ClientLeft, Message, Receive, Send
 from api.door import Door, too_many_bodies
 from api.grammar import body_too_large
 from api.head import refuse_path
@@ -50,6 +50,7 @@ _MIB: Final = 1 << 20
 _PIECE_BYTES: Final = 16 << 10
 """An answer is handed on in pieces of this size, so that a reader that moves shows."""
 _CUT: Final = "cut the connection"
+_GONE: Final = "the client reset the stream"
 
 TlsStream = trio.SSLStream[trio.SocketStream]
 
@@ -199,6 +200,8 @@ class _Protocol(H2Protocol):
     * A client that keeps its window shut holds back the app: Hypercorn buffers without end.
     * What waits to be sent on a stream that the client reset is forgotten: it was kept as long
       as the connection.
+    * The app of a stream that the client reset is told so by ``send`` (``_GONE``, an event for
+      each stream): its messages went nowhere without a word, for as long as it sent any.
     * Body that comes after the answer is passed over: it was a ``KeyError`` that ended all
       streams of the connection.
     * A draining connection is closed when the last byte was sent: Hypercorn says GOAWAY before
@@ -209,6 +212,10 @@ class _Protocol(H2Protocol):
     draining = False
     opened = 0
     resets = 0
+
+    def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 - Hypercorn's, as they are
+        super().__init__(*arguments)
+        self._gone: dict[int, trio.Event] = {}
 
     @property
     def resets_too_often(self) -> bool:
@@ -225,16 +232,25 @@ class _Protocol(H2Protocol):
                     stream_id not in self.streams
                 ):
                     self._pass_over(event)
-                case h2.events.RequestReceived():
+                case h2.events.RequestReceived(stream_id=int(stream_id)):
                     self.opened += 1
+                    self._gone[stream_id] = gone = trio.Event()
+                    # Copied into the scope of the stream that is made now.
+                    self.connection_state[_GONE] = gone
                     await super()._handle_events([event])
                 case h2.events.StreamReset(stream_id=int(stream_id)):
                     self.resets += 1
+                    if stream_id in self._gone:
+                        self._gone[stream_id].set()
                     await super()._handle_events([event])
                     await self._forget(stream_id)
                 case _:
                     await super()._handle_events([event])
         await self._flush()
+
+    async def _close_stream(self, stream_id: int) -> None:
+        self._gone.pop(stream_id, None)
+        await super()._close_stream(stream_id)
 
     def _pass_over(self, event: h2.events.DataReceived) -> None:
         """Body of a request that was answered without it."""
@@ -292,11 +308,12 @@ class _Rules:
             await send({"type": "websocket.close", "code": 1000})
             return
         cut: Callable[[], None] = scope["state"].pop(_CUT)
+        gone: trio.Event = scope["state"].pop(_GONE)
         problem = _refusal(scope, self._door.limits)
         if problem is not None:
             await _answer(problem, send)
             return
-        await _Bounded(self._door, receive, send, cut).run(self._door.app, scope)
+        await _Bounded(self._door, receive, send, cut, gone).run(self._door.app, scope)
 
 
 def _refusal(scope: dict[str, Any], limits: DoorLimits) -> Problem | None:
@@ -330,8 +347,16 @@ async def _answer(problem: Problem, send: Send) -> None:
 class _Bounded:
     """One request whose body is counted and timed on its way to the app."""
 
-    def __init__(self, door: Door, receive: Receive, send: Send, cut: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        door: Door,
+        receive: Receive,
+        send: Send,
+        cut: Callable[[], None],
+        gone: trio.Event,
+    ) -> None:
         self._cut = cut
+        self._gone = gone
         self._door = door
         self._receive_below = receive
         self._send_below = send
@@ -348,8 +373,10 @@ class _Bounded:
             with self._app_scope:
                 await app(scope, self._receive, self._send)
         except Exception as error:
-            log.error("the app failed: %s (HTTP/2)", scope["method"], exc_info=error)
-            self._problem = problems.INTERNAL
+            # When the client is gone it is the consequence, and nobody is there to answer.
+            if not self._gone.is_set():
+                log.error("the app failed: %s (HTTP/2)", scope["method"], exc_info=error)
+                self._problem = problems.INTERNAL
         finally:
             self._door.body_bytes -= self._taken
             self._taken = 0
@@ -398,11 +425,13 @@ class _Bounded:
 
     async def _send_piece(self, message: Message) -> None:
         with trio.move_on_after(self._door.limits.write_timeout_ms / 1000) as patience:
-            await self._send_below(message)
-            # To a stream that the client reset, sending returns at once and says nothing: an
-            # app that never stops must not keep everybody else from their turn.
+            if not self._gone.is_set():
+                await self._send_below(message)
+            # An app that never stops must not keep everybody else from their turn.
             await trio.lowlevel.checkpoint()
         if patience.cancelled_caught:
             # Its window stays shut: the client does not read.
             self._cut()
             await trio.sleep_forever()
+        if self._gone.is_set():
+            raise ClientLeft("the client reset the stream")

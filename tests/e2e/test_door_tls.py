@@ -394,6 +394,22 @@ async def test_connect_and_websockets_are_refused(certificates: Certificates) ->
         assert front.lane.calls == []
 
 
+async def test_an_answer_without_end_stops_when_its_stream_is_reset(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with tls_front(certificates) as front, h2_client(front, certificates) as client:
+        stream_id = await client.request("/app/endless")
+        while not client.replies[stream_id].body:
+            await client.receive()
+        assert front.app.running == 1
+        client.connection.reset_stream(stream_id)
+        await client.flush()
+        await until(lambda: front.app.running == 0)
+        # The connection and its other streams go on.
+        assert (await client.get(APP)).status == 200
+    assert "the app failed" not in caplog.text
+
+
 async def reset_for_ever(client: H2Client) -> None:
     while True:
         stream_id = await client.request("/app/wait")
