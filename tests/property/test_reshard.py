@@ -106,7 +106,7 @@ EVERY_STATE = [
 @example(3, 2, EVERY_STATE)
 @example(4, 1, [])
 @given(counts, counts, st.lists(steps, max_size=40))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_every_job_stays_what_it_is_and_in_its_order(before, after, script):
     with tempfile.TemporaryDirectory() as folder:
         node = filled_node(Path(folder) / "data", before, script)
@@ -115,7 +115,7 @@ def test_every_job_stays_what_it_is_and_in_its_order(before, after, script):
 
 
 @given(counts, counts, st.lists(steps, max_size=25), st.integers(0, 150))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_one_that_is_killed_anywhere_is_run_again_and_nothing_is_lost_or_doubled(
     before, after, script, at
 ):
