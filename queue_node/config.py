@@ -178,7 +178,7 @@ VARIABLES: Final = (
         "PARTITIONS",
         "partitions",
         Count(1, PARTITIONS_MAX),
-        "partition processes; fixed when the data directory is made",
+        "partition processes; `queue-node reshard` changes it",
         unset="half the cores, at least 1",
     ),
     Variable(
