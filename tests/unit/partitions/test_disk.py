@@ -187,9 +187,18 @@ def test_a_full_disk_is_an_oserror():
     if not full.exists():
         pytest.skip("no /dev/full here")
     file = RealDisk().open(full, writable=True)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=r"No space.*'/dev/full'"):
         file.write(b"x", 0)
     file.close()
+
+
+def test_a_fault_of_a_file_names_the_file(tmp_path):
+    file = RealDisk().create(tmp_path / "f")
+    file.close()
+    for call in (lambda: file.read(1, 0), lambda: file.write(b"x", 0), file.sync):
+        with pytest.raises(OSError, match="Bad file descriptor") as caught:
+            call()
+        assert caught.value.filename == str(tmp_path / "f")
 
 
 # The fake one: it must lose what a power cut may take --------------------------------------

@@ -373,3 +373,23 @@ def test_files_stay_open_up_to_a_bound_and_the_active_one_always(disk, log, monk
     committed(log, b"the active one is open still")
     log.close()
     assert disk.open_files == 0
+
+
+def test_without_a_free_descriptor_old_segments_take_turns(disk, log):
+    positions = []
+    for number in range(1, 6):
+        positions.append(committed(log, b"text %d" % number))
+        filled_up(log)
+        log.make_room(1)
+    log._close_surplus(2)
+    assert log.read(positions[0]) == b"text 1"
+    open_files = disk.open_files
+    for number, position in enumerate(positions[1:], 2):
+        # The first try fails; what is open and not needed now makes room for the second.
+        disk.faults = Faults(fail_at=0, fail_kinds=("open",), error=errno.EMFILE)
+        assert log.read(position) == b"text %d" % number
+        assert disk.faults.hits == 1
+        assert disk.open_files == open_files
+    disk.faults = Faults(fail_at=0, fail_kinds=("open",), error=errno.EMFILE, for_good=True)
+    with pytest.raises(BlobUnreadableError, match="Too many open files"):
+        log.read(positions[0])
