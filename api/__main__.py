@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from api.asgi import AsgiApp
 
 EXIT_FAULT: Final = 1
+_PARTITIONS_WAIT_S: Final = 1.0
 
 _logger: Final = logging.getLogger("queue_node.front")
 
@@ -58,6 +59,11 @@ async def build_services(settings: FrontSettings, clock: Clock) -> AsyncIterator
             await nursery.start(keyring.run)
             for client in clients:
                 nursery.start_soon(client.run)
+            # Whoever accepts before it has met its partitions answers 503 for nothing. Not for
+            # long: one that recovers for minutes must not keep clients from the others.
+            with trio.move_on_after(_PARTITIONS_WAIT_S):
+                for client in clients:
+                    await client.wait_serving()
             yield Services(keyring, operations, endpoints, settings)
             nursery.cancel_scope.cancel()
     finally:
