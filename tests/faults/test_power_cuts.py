@@ -94,7 +94,7 @@ def test_power_cuts_of_a_whole_node_lose_nothing(
     node.data = volume.data / "node"
     try:
         node.start()
-        with Load(node, lease_ms=LEASE_MS) as load:
+        with Load(node, lease_ms=LEASE_MS, broken_disk=True) as load:
             for _ in range(NODE_CUTS):
                 goal = load.settled + 100
                 wait_until(lambda goal=goal: made_progress(load, goal), what="progress")  # type: ignore[misc]

@@ -86,7 +86,10 @@ class Load:
         lease_ms: int = 1000,
         mix: Mix | None = None,
         seed: int = 1,
+        broken_disk: bool = False,
     ) -> None:
+        """With ``broken_disk``, 500 (a text cannot be read now) counts as no answer."""
+        self._broken_disk = broken_disk
         self.history = History.empty()
         self.lost_leases = 0
         """Lease calls whose outcome is unknown to the worker."""
@@ -185,7 +188,7 @@ class Load:
         draws = random.Random(f"worker {number} {seed}")
         caller = Caller(self._node, "worker")
         while self._working.is_set():
-            status, answer = caller.call("POST", "/jobs/lease")
+            status, answer = self._call(caller, "/jobs/lease")
             if status == 200:
                 self._work(caller, draws, self._note_lease(answer))
                 continue
@@ -195,6 +198,12 @@ class Load:
                     self.lost_leases += 1
             time.sleep(_PAUSE_S)
         self._end(caller)
+
+    def _call(self, caller: Caller, path: str, body: object = None) -> tuple[int | None, Any]:
+        status, answer = caller.call("POST", path, body)
+        if status == 500 and self._broken_disk:
+            return None, None
+        return status, answer
 
     def _end(self, caller: Caller) -> None:
         with self._lock:
@@ -233,7 +242,7 @@ class Load:
             "result_error" if failed else "result": text,
         }
         asked_ms = now_ms()
-        status, answer = caller.call("POST", f"/jobs/{lease.job_id}/ack", body)
+        status, answer = self._call(caller, f"/jobs/{lease.job_id}/ack", body)
         assert status in (200, 409, 503, None), f"ack: {status} {answer}"
         with self._lock:
             self.history.reports.append(

@@ -14,6 +14,7 @@ import pytest
 LONG = os.environ.get("QUEUE_NODE_FAULTS") == "long"
 """Whether to try many more points: ``QUEUE_NODE_FAULTS=long pytest tests/crash tests/faults``."""
 
+_WORTH_A_BOUND = 10
 _COUNTS = pytest.StashKey[Counter[str]]()
 
 
@@ -51,5 +52,6 @@ def _lines(counts: Counter[str]) -> Iterator[str]:
     yield "  tried   at 95 %, losses are below"
     for kind, count in sorted(counts.items()):
         # No event in n independent tries: its probability is below 3/n (the rule of three).
-        yield f"{count:7,}   {min(3 / count, 1):8.3%}  {kind}"
+        bound = f"{3 / count:8.3%}" if count >= _WORTH_A_BOUND else "       -"
+        yield f"{count:7,}   {bound}  {kind}"
     yield f"{counts.total():7,}             in all"
