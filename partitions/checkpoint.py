@@ -64,6 +64,7 @@ class Checkpoints:
         log: Log,
         *,
         newest: SnapshotHead | None = None,
+        record_bytes: int = 0,
         bad_lsns: Collection[int] = (),
         growth_bytes_min: int = _GROWTH_BYTES_MIN,
         step_jobs: int = _STEP_JOBS,
@@ -80,7 +81,9 @@ class Checkpoints:
         self._newest_lsn = 0 if newest is None else newest.lsn
         self._bad_lsns = set(bad_lsns)
         """Snapshots that no start can use: they must not count as kept."""
-        self._appended_at_newest = 0
+        # Log that a start replayed counts: a partition that is killed again and again before it
+        # has written enough would else never take a snapshot, and its log grow for ever.
+        self._appended_at_newest = -record_bytes
         self._appended_at_begin = 0
         self._writer: SnapshotWriter | None = None
         self._head: SnapshotHead | None = None

@@ -108,6 +108,7 @@ class PartitionProcess:
                 state,
                 found.log,
                 newest=found.snapshot,
+                record_bytes=found.record_bytes,
                 bad_lsns=found.bad_lsns,
             ),
         )

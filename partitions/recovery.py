@@ -70,6 +70,8 @@ class Recovered(msgspec.Struct, frozen=True):
     log: Log
     records: int
     """Replayed, that is behind the snapshot."""
+    record_bytes: int
+    """Of those records, texts and all."""
     segments: int
     torn_bytes: int
     """Bytes of a torn tail that were cut off; 0 after a quiet end."""
@@ -102,6 +104,7 @@ class _Position(msgspec.Struct):
     """None: not known, the record before is behind a snapshot."""
     newest_ms: int = 0
     records: int = 0
+    record_bytes: int = 0
     seen_lsn: int = 0
     """The last record that was met, evolved or not."""
 
@@ -147,7 +150,7 @@ def recovering(
         _remove(disk, files.leftovers)
         tail = _first_tail(disk, directory, identity, sizes)
         log = Log(disk, directory, identity, tail, sizes)
-        return Recovered(log, 0, 0, 0, 0, None, [])
+        return Recovered(log, 0, 0, 0, 0, 0, None, [])
     snapshot, bad = yield from _from_snapshot(disk, directory, identity, state, files.snapshots)
     at = _Position()
     if snapshot is not None:
@@ -180,6 +183,7 @@ def recovering(
     return Recovered(
         log,
         at.records,
+        at.record_bytes,
         len(files.segments),
         _torn_bytes(last, end),
         at.newest_ms,
@@ -280,6 +284,7 @@ def _replay(
         at.next_lsn = item.lsn + 1
         at.newest_ms = max(at.newest_ms, item.written_ms)
         at.records += 1
+        at.record_bytes += item.end_bytes - item.offset_bytes
         if at.records % _RECORDS_PER_STEP == 0:
             yield item
 

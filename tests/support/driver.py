@@ -87,6 +87,7 @@ class Driver:
                 self.state,
                 self.log,
                 newest=self.found.snapshot,
+                record_bytes=self.found.record_bytes,
                 bad_lsns=self.found.bad_lsns,
                 growth_bytes_min=checkpoint_bytes,
                 step_jobs=5,

@@ -42,6 +42,24 @@ def test_growth_within_one_segment_brings_one_snapshot_after_the_other():
     assert len(snapshots(disk)) == 2
 
 
+def test_a_partition_that_is_killed_early_again_and_again_takes_its_snapshots_all_the_same():
+    disk = FakeDisk()
+    sizes = Sizes(4096, 512, 256)
+    for life in range(60):
+        driver = Driver(disk, sizes=sizes, checkpoint_bytes=1000)
+        driver.handle([enqueue(life, b"x" * 100)], START_MS)
+        leased = driver.handle([Lease(1000)], START_MS)[0]
+        assert isinstance(leased, Leased)
+        driver.handle([Ack(leased.job_id, leased.lease_token, None)], START_MS)
+        for _ in range(30):
+            driver.make_room(START_MS)
+        disk = disk.restarted()
+    assert len(snapshots(disk)) == 2
+    found = Driver(disk, sizes=sizes, checkpoint_bytes=1000).found
+    assert found.record_bytes < 10_000
+    assert found.segments <= 4
+
+
 def test_nothing_new_needs_no_snapshot_at_the_end():
     disk = FakeDisk()
     driver = Driver(disk, checkpoint_bytes=1 << 30)
