@@ -174,7 +174,9 @@ def read_text(file: File, path: Path, offset_bytes: int) -> bytes:
         if len(data) < BLOB_HEADER_BYTES:
             raise BlobUnreadableError(path, offset_bytes, "the file ends before this blob")
         length, crc = decode_blob_header(data)
-        if length > TEXT_BYTES_MAX:
+        # An empty text has no blob, so a page that the disk lost is none either: its zeros would
+        # be the length and the checksum of one.
+        if not 0 < length <= TEXT_BYTES_MAX:
             raise BlobUnreadableError(path, offset_bytes, f"blob claims {length} bytes")
         end = BLOB_HEADER_BYTES + length
         if end > len(data):
@@ -273,6 +275,7 @@ class Log:
 
     def stage(self, text: bytes) -> None:
         """Put a text into the next commit, at the position that ``next_blob_at`` named."""
+        assert text, "an empty text has no position"
         blob = encode_blob(text)
         self._blobs.append(blob)
         self._blobs_bytes += len(blob)

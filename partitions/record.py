@@ -27,7 +27,8 @@ and goes on with records, one for each committed batch, then zeros to its end. A
     8  written_ms   wall clock of the commit, ms since 1970; never goes back
     4  blobs size   bytes
     4  events size  bytes
-    .. blobs        each: 4 bytes of length, 4 bytes of CRC-32 (seed 0), then the text
+    .. blobs        each: 4 bytes of length, 4 bytes of CRC-32 (seed 0), then the text; an
+                    empty text has none
     .. events       one msgpack array (``events``)
 
 A **seal** stands behind the last record of a segment that another one follows, so that a

@@ -14,6 +14,7 @@ readable header, or a snapshot covers more than there is.
 """
 
 from collections.abc import Generator, Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
@@ -204,7 +205,7 @@ class _Follower:
     def run(self, segments: list[_Segment]) -> Iterator[float]:
         needed = [
             segment
-            for segment, later in zip(segments, [*segments[1:], None], strict=True)
+            for segment, later in zip_longest(segments, segments[1:])
             if not self._is_covered(later)
         ]
         first, went_on = self._number + 1, False

@@ -162,7 +162,7 @@ def test_a_failed_commit_raises_what_the_disk_said(disk, log, kind):
 
 
 def test_texts_stand_where_they_were_promised_to(disk, log):
-    texts = [b"one", b"", b"three" * 50, "vier€".encode()]
+    texts = [b"one", b"2", b"three" * 50, "vier€".encode()]
     positions = []
     for text in texts:
         positions.append(log.next_blob_at(len(text)))
@@ -181,7 +181,7 @@ def test_positions_begin_anew_with_each_commit(log):
     assert [log.read(position) for position in positions] == [b"a", b"bb", b"ccc"]
 
 
-@pytest.mark.parametrize("size", [0, 1, 4087, 4088, 4089, 4096, 100_000, TEXT_BYTES_MAX])
+@pytest.mark.parametrize("size", [1, 4087, 4088, 4089, 4096, 100_000, TEXT_BYTES_MAX])
 def test_a_text_of_any_length_reads_back(log, size):
     text = bytes(range(256)) * (size // 256 + 1)
     position = committed(log, text[:size])
@@ -201,6 +201,14 @@ def test_any_damage_to_a_text_is_found_when_it_is_read(disk, log):
         with pytest.raises(BlobUnreadableError) as caught:
             log.read(position)
         assert (caught.value.path, caught.value.offset_bytes) == (path, start)
+
+
+def test_a_page_of_zeros_is_no_empty_text(disk, log):
+    position = committed(log, b"short")
+    start = offset_of(position)
+    disk._inode(DIRECTORY / segment_name(1)).seen[start : start + 13] = bytes(13)
+    with pytest.raises(BlobUnreadableError, match="claims 0 bytes"):
+        log.read(position)
 
 
 def test_a_text_behind_the_end_or_in_a_segment_that_is_gone_is_unreadable(log):
