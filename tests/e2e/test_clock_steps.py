@@ -149,7 +149,7 @@ def test_a_lease_ends_in_time_though_the_wall_clock_was_set_back(
         node.kill_partitions()
 
     def is_ready_again() -> bool:
-        return node.view(first["job_id"])["state"] == "RETRY"
+        return bool(node.view(first["job_id"])["state"] == "RETRY")
 
     # Long before an hour is over.
     wait_until(is_ready_again, what="the end of the lease")
