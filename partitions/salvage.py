@@ -26,6 +26,7 @@ from partitions.record import (
     BLOB_HEADER_BYTES,
     RECORD_HEADER_BYTES,
     RECORD_MAGIC,
+    SEAL_MAGIC,
     SEGMENT_HEADER_BYTES,
     Record,
     decode_blob_header,
@@ -37,6 +38,7 @@ from partitions.record import (
 )
 
 _RECORD: Final = struct.Struct("<4sIIIQQII")
+_MAGICS: Final = (RECORD_MAGIC, SEAL_MAGIC)
 _GUESSES_MAX: Final = 1_000
 _SOLVED_BYTES_MAX: Final = 16 << 20
 """Solving for the nonce reads the record's length 64 times over."""
@@ -148,6 +150,9 @@ def guess_nonce(data: bytes, expected: tuple[int, int] | None) -> int | None:
         size = record_bytes(data[offset : offset + RECORD_HEADER_BYTES])
         if size is None or size > _SOLVED_BYTES_MAX or offset + size > len(data):
             continue
+        _, _, prev_crc, _, lsn, *_ = _RECORD.unpack_from(data, offset)
+        if (lsn, prev_crc) != expected and not data.startswith(_MAGICS, offset + size):
+            continue  # nothing there that could confirm it
         crc = int.from_bytes(data[offset + 4 : offset + 8], "little")
         nonce = _seed_of(data[offset + 8 : offset + size], crc)
         found = read_record(data, offset, nonce)
