@@ -5,13 +5,11 @@ An operation is a coroutine. It may await a *call* (``PartitionClient.ask``), wh
 reply brings it on:
 
 - **In place** (``api.connection``): the reply itself resumes the coroutine, there and then, in
-  the task that reads the partition's pipe. No task of trio's is woken for it, which is what a
-  front did most of its time: measured, a submit costs a front a fifth less.
+  the task that reads the partition's pipe. No task of trio's is woken for it.
 - **In a task** (``driven``): any task of trio's awaits it like every other coroutine.
 
-So between a call and the end of an operation nothing of trio's may be used, for it would be
-used in the wrong task, unless ``await in_task()`` comes before it. After that the operation is
-driven in a task of its own.
+So an operation may use nothing of trio's, for it would be used in the wrong task, unless ``await
+in_task()`` comes before it. After that, to its end or to its next call, it is driven in a task.
 """
 
 import types
@@ -65,15 +63,15 @@ class Call:
             self.then = _nobody
 
 
-class _NeedsTask:
-    """What ``in_task`` hands to whoever drives the operation."""
+class NeedsTask:
+    """Handed to whoever drives the operation: go on in a task of trio's."""
 
 
-_NEEDS_TASK: Final = _NeedsTask()
+_NEEDS_TASK: Final = NeedsTask()
 
 
 @types.coroutine
-def in_task() -> Generator[_NeedsTask, None, None]:
+def in_task() -> Generator[NeedsTask, None, None]:
     """From here on the operation is driven in a task, and may use trio."""
     yield _NEEDS_TASK
 

@@ -5,11 +5,13 @@ in order, and what the client sends meanwhile waits in the kernel: nothing is re
 answers to requests that came together leave together, in one send, as soon as there is
 nothing left to run or a request has to wait.
 
-**Answers in place.** Where a request only waits for a partition, the task waits for the client's
-next bytes already, and the partition's reply brings the request to its end by itself
-(``api.calls``): the answer is rendered and sent by the task that read the reply. The
-connection's own task takes over when it has to: the client sent something before it was
-answered, does not take the answer at once, or the request needs more than replies.
+**In place.** To wake a task of trio's costs as much as to answer a request. So a connection's
+task sleeps on, waiting for bytes, while well-behaved requests of the lane are answered beside
+it: whole ones in a known head are begun by the task that learned of their bytes
+(``api.readiness``), brought on by the partition's reply, in the task that read that
+(``api.calls``), and their answers sent from there. The connection's own task is woken for all
+else: a request that comes before the last one is answered, in pieces, or is not the lane's, a
+client that does not take its answer at once or leaves, an operation that needs more than replies.
 
 **Time.** A connection writes down when it may be cut (``read_deadline``, ``write_deadline``),
 and the front's sweeper (``api.door``) cancels what is over: never early, at most two sweeps late.
@@ -34,7 +36,7 @@ import trio
 from api import problems
 from api.answer import Answer
 from api.asgi import Exchange
-from api.calls import Call, Drive
+from api.calls import Call, Drive, NeedsTask
 from api.door import Door, Request, too_many_bodies
 from api.grammar import Malformed
 from api.head import Head
@@ -72,6 +74,7 @@ class Connection:
         "_steps",
         "_transport",
         "_trap",
+        "_unread",
         "door",
         "fileno",
         "head",
@@ -114,6 +117,8 @@ class Connection:
         self._steps: Coroutine[Any, Any, Answer] | None = None
         """The lane request that is answered in place, and what it waits for."""
         self._trap: object = None
+        self._unread: bytes | None = None
+        """What came and could not be answered in place."""
         self._last_sent = False  # the answer in place was the connection's last
         self._half_closed: float | None = None
         self._ended = False  # the client's FIN was read
@@ -142,7 +147,8 @@ class Connection:
 
     async def _serve(self) -> None:
         """Read and answer until the connection is at its end."""
-        parser, receive = self._parser, self._transport.receive
+        parser = self._parser
+        next_bytes = self._next_bytes if self._transport.sends_at_once else self._next_bytes_of_tls
         in_a_row = 0
         while True:
             try:
@@ -153,16 +159,9 @@ class Connection:
                 await self._refuse(error.problem)
                 return
             if head is None:
-                if self._steps is not None:
-                    data = await self._receive_when_answered()
-                    if self._last_sent:
-                        return
-                else:
-                    if self._out:
-                        await self.flush()
-                    if not self._may_read_more():
-                        return
-                    data = await receive()
+                data = await next_bytes()
+                if data is None:
+                    return
                 if not data:
                     self._ended = True
                     return
@@ -179,6 +178,36 @@ class Connection:
                 in_a_row = 0
                 await self.flush()
                 await trio.lowlevel.checkpoint()  # the other connections' turn
+
+    async def _next_bytes(self) -> bytes | None:
+        """What the client sends that is not answered in place; None: no more is to be read.
+
+        Whatever was begun in place is answered by then.
+        """
+        transport = self._transport
+        while True:
+            if self._out:
+                await self.flush()
+            if self._last_sent or (self._steps is None and not self._may_read_more()):
+                return None
+            await transport.arrival(self._serve_in_place)
+            if (steps := self._steps) is not None:
+                assert self.head is not None, "it is being answered"
+                head, trap, self._steps = self.head, self._trap, None
+                answer = await self._driven(head, steps, trap)
+                self._end_in_place(head, answer)
+                transport.wake()  # bytes may have come meanwhile, and are told of once
+            elif not self._out and not self._last_sent:
+                data, self._unread = self._unread, None
+                if data is None:
+                    data = transport.receive_now()
+                if data is not None:
+                    return data
+
+    async def _next_bytes_of_tls(self) -> bytes | None:
+        if self._out:
+            await self.flush()
+        return await self._transport.receive() if self._may_read_more() else None
 
     def _may_read_more(self) -> bool:
         """Write down how long a head may take from here; False when none is to come."""
@@ -218,7 +247,7 @@ class Connection:
             else:
                 if type(trap) is Call and self._is_answered_in_place():
                     self._steps, self._trap = steps, trap
-                    trap.then = self._go_on_in_place
+                    trap.then = self._reply_in_place
                     return True
                 answer = await self._driven(head, steps, trap)
             self.running_since = None
@@ -246,6 +275,39 @@ class Connection:
 
     # ---- Answers in place.
 
+    def _serve_in_place(self) -> bool:
+        """Bytes are here: answer them without the task that waits for them, if that can be.
+
+        Only a whole request of the lane in a head that is known, as good clients send them;
+        all else is left to the task, which reads it as if it had come to it.
+        """
+        if self._steps is not None:
+            return False  # one after the other
+        try:
+            data = self._transport.receive_now()
+        except Gone:
+            self._scope.cancel()
+            return False
+        if data is None:
+            return True
+        request = self._parser.known_request(data)
+        door = self.door
+        if (
+            request is None
+            or (handler := door.lane.route(request[0].method, request[0].target)) is None
+            or door.body_bytes + len(request[1]) > door.limits.bodies_bytes_max
+        ):
+            self._unread = data
+            return False
+        head, body = request
+        self.idle = False
+        self.head = head
+        self.read_deadline = inf
+        self.running_since = door.now
+        self._hold(len(body))
+        self._steps = handler(Request(head.authorization, body))
+        return self._go_on_in_place()
+
     def _is_answered_in_place(self) -> bool:
         """Whether nothing is here that needs the task before the answer."""
         if self._parser.buffered or not self._transport.sends_at_once:
@@ -254,10 +316,15 @@ class Connection:
             self._flush_now()
         return not self._out
 
-    def _go_on_in_place(self) -> None:
-        """The reply is here. Runs in the task that read it."""
+    def _reply_in_place(self) -> None:
+        """A partition's reply is here. Runs in the task that read it."""
+        if not self._go_on_in_place():
+            self._transport.wake()
+
+    def _go_on_in_place(self) -> bool:
+        """Bring the request on by a step; False when the connection's own task is needed."""
         steps, head = self._steps, self.head
-        assert steps is not None, "nobody waits for this reply"
+        assert steps is not None, "nothing is to be answered in place"
         assert head is not None, "it is being answered"
         try:
             self._trap = trap = steps.send(None)
@@ -267,49 +334,23 @@ class Connection:
             answer = _failed(head, error)
         else:
             if type(trap) is Call:
-                trap.then = self._go_on_in_place
-            else:
-                self._transport.wake()
-            return
-        if not self._end_in_place(head, answer):
-            self._last_sent = True
-            self._transport.wake()
-        elif self._out:
-            self._transport.wake()
-        else:
-            self._may_read_more()
+                trap.then = self._reply_in_place
+                return True
+            assert type(trap) is NeedsTask, "an operation used trio before in_task"
+            return False
+        self._end_in_place(head, answer)
+        return not self._out and not self._last_sent and self._may_read_more()
 
-    def _end_in_place(self, head: Head, answer: Answer) -> bool:
-        """Send the answer, as far as it can be sent now; whether the connection goes on."""
+    def _end_in_place(self, head: Head, answer: Answer) -> None:
+        """Send the answer, as far as it can be sent now."""
         self._steps = self._trap = None
         self.running_since = None
-        goes_on = head.keep_alive and not self.door.draining
-        self._append(answer, head, close=not goes_on)
+        self._last_sent = not head.keep_alive or self.door.draining
+        self._append(answer, head, close=self._last_sent)
         if self._held:
             self._release_body()
         self.head = None
         self._flush_now()
-        return goes_on
-
-    async def _receive_when_answered(self) -> bytes:
-        """The client's next bytes; what was to be answered in place is answered by then."""
-        transport = self._transport
-        while True:
-            await transport.arrival()
-            if (steps := self._steps) is not None:
-                assert self.head is not None, "it is being answered"
-                head, trap, self._steps = self.head, self._trap, None
-                answer = await self._driven(head, steps, trap)
-                self._last_sent = not self._end_in_place(head, answer)
-            if self._out:
-                await self.flush()
-            if self._last_sent:
-                return b""
-            if (data := transport.receive_now()) is not None:
-                return data
-            if not self._may_read_more():
-                self._last_sent = True
-                return b""
 
     async def _answer_before_body(self, answer: Answer, head: Head, goes_on: bool) -> bool:
         """Answer who refuses without a look at the body, then pass over that."""

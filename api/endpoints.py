@@ -9,6 +9,7 @@ from typing import Protocol
 from api import schemas
 from api.answer import Answer
 from api.caller import ACK, LEASE, READ, SUBMIT, Caller
+from api.calls import in_task
 from api.keyring import Keyring
 from api.operations import Operations
 from api.problems import Problem, missing_scope, to_answer
@@ -90,6 +91,7 @@ class JobEndpoints:
     async def _authorize(self, request: JobRequest, scope: str) -> Caller | Problem:
         caller: Caller | Problem | None = self._keyring.recall(request.authorization)
         if caller is None:
+            await in_task()
             caller = await self._keyring.identify(request.authorization)
         if isinstance(caller, Caller) and scope not in caller.scopes:
             return missing_scope(scope)

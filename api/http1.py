@@ -152,6 +152,24 @@ class RequestParser:
             self._body = ChunkedBody(self._limits)
         return head
 
+    def known_request(self, data: bytes) -> tuple[Head, bytes] | None:
+        """``data`` as one whole request with its body, if it is one, in a head that is known.
+
+        For a parser that has nothing else to read. None says nothing, and ``data`` is still to be
+        fed: this is a shortcut past ``feed``, ``next_head`` and ``take_body``, not another reading.
+        """
+        if self._body or self._start != len(self._buffer) or self._skipped_empty_line:
+            return None
+        end = data.find(b"\r\n\r\n") + 4
+        head = self._memo.heads.get(data[:end])
+        if head is None:
+            head = self._retargeted(data[:end])
+            if head is None:
+                return None
+        if head.chunked or head.content_length != len(data) - end or head.refusal is not None:
+            return None
+        return head, data[end:]
+
     def take_body(self) -> bytes:
         """What is here of the body; look at ``body_complete`` for its end.
 
@@ -188,6 +206,19 @@ class RequestParser:
             head = read_head(raw, self._limits)
         self._memo.remember(raw, block, head)
         return head
+
+    def _retargeted(self, raw: bytes) -> Head | None:
+        """A head of which only the path is new; None for all others."""
+        if len(raw) > self._limits.head_bytes_max:
+            return None
+        line_end = raw.find(b"\n") + 1
+        words = raw[: line_end - 2].split(b" ")
+        if len(words) != 3 or (words[0], words[2], raw[line_end:]) not in self._memo.blocks:
+            return None
+        try:
+            return self._understand(raw)
+        except Malformed:
+            return None  # said again, and answered, when it is fed
 
     def _check_unfinished_head(self) -> None:
         """Refuse early what no further byte can mend.

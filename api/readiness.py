@@ -4,6 +4,9 @@
 Python for each request, a sixth of a front's time (py-spy, perf). Here a socket is registered
 once, edge-triggered, and one task waits, through trio, for the epoll itself.
 
+**In place.** What waits may offer to deal with bytes itself, there and then (``Watch.wait``): to
+wake a task costs as much as a request does.
+
 An edge is told once, so nothing may be forgotten: a watch remembers it until somebody waits,
 and a client's end (which comes with no edge of its own when it arrives with the last bytes) for
 ever. Who reads a full buffer says so with ``again``, since more may be there without an edge.
@@ -11,6 +14,7 @@ ever. Who reads a full buffer says so with ``again``, since more may be there wi
 
 import select
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
 import trio
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
 
 _ENDS: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _EVENTS: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
-_EVENTS_AT_ONCE: Final = 512
+_EVENTS_AT_ONCE: Final = 128
 
 
 class Watch:
@@ -29,20 +33,33 @@ class Watch:
     It is itself the outcome that the task is woken with: trio asks it for ``unwrap`` only.
     """
 
-    __slots__ = ("_ended", "_readable", "_task")
+    __slots__ = ("_ended", "_in_place", "_readable", "_task")
 
     def __init__(self) -> None:
         self._readable = False
         self._ended = False
         self._task: trio.lowlevel.Task | None = None
+        self._in_place: Callable[[], bool] | None = None
 
-    async def wait(self) -> None:
-        """Return when there may be something to read, or the client ended; a checkpoint."""
+    async def wait(self, in_place: Callable[[], bool] | None = None) -> None:
+        """Return when there may be something to read, or the client ended; a checkpoint.
+
+        An edge while it waits is first offered to ``in_place``; if that returns True, it has read
+        what is there, and the wait goes on.
+        """
         if self._readable or self._ended:
             await trio.lowlevel.checkpoint()
         else:
+            self._in_place = in_place
             self._task = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abandon)
+
+    def reading(self) -> None:
+        """Who calls this reads what is there: edges until now are used up.
+
+        Not the end of a wait: bytes may come between that and the read, or, when ``in_place``
+        has read, before the woken task runs.
+        """
         self._readable = False
 
     def again(self) -> None:
@@ -53,6 +70,17 @@ class Watch:
         """The epoll has told of this socket."""
         if events & _ENDS:
             self._ended = True
+        elif (
+            self._task is not None
+            and self._in_place is not None
+            and self._in_place()
+            and not self._readable
+        ):
+            return
+        self.wake()
+
+    def wake(self) -> None:
+        """End the wait, or the next one."""
         if (task := self._task) is None:
             self._readable = True
         else:

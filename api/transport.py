@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import trio
@@ -36,10 +37,11 @@ class Transport(Protocol):
     async def receive(self) -> bytes:
         """Wait for bytes; empty at the client's end."""
 
-    async def arrival(self) -> None:
+    async def arrival(self, in_place: Callable[[], bool]) -> None:
         """Wait until there may be bytes, or the client's end; or until ``wake``.
 
-        Only where ``sends_at_once``; so are ``receive_now`` and ``wake``.
+        Bytes that come while it waits do not end it when ``in_place`` says that it has dealt
+        with them. Only where ``sends_at_once``; so are ``receive_now`` and ``wake``.
         """
 
     def receive_now(self) -> bytes | None:
@@ -99,12 +101,13 @@ class PlainTransport:
             if (data := self.receive_now()) is not None:
                 return data
 
-    async def arrival(self) -> None:
-        """Wait until there may be bytes, or the client's end; or until ``wake``."""
-        await self._watch.wait()
+    async def arrival(self, in_place: Callable[[], bool]) -> None:
+        """Wait until there may be bytes that ``in_place`` does not deal with, or the end."""
+        await self._watch.wait(in_place)
 
     def receive_now(self) -> bytes | None:
         """Bytes that are here, empty at the client's end; None when there are none."""
+        self._watch.reading()
         try:
             data = self._socket.recv(_RECEIVE_BYTES)
         except BlockingIOError:
@@ -117,7 +120,7 @@ class PlainTransport:
 
     def wake(self) -> None:
         """End an ``arrival``, now or the next one."""
-        self._watch.happened(0)
+        self._watch.wake()
 
     def finish(self) -> bool:
         """Send a FIN; the other direction stays open."""
@@ -165,7 +168,7 @@ class TlsTransport:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise Gone from error
 
-    async def arrival(self) -> None:
+    async def arrival(self, in_place: Callable[[], bool]) -> None:
         """A stream does not tell of bytes without reading them."""
         raise NotImplementedError
 

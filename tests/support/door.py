@@ -12,6 +12,7 @@ import trio
 
 from api.answer import TEXT, Answer
 from api.asgi import Receive, Send
+from api.calls import in_task
 from api.door import Request
 from api.front import Front
 from api.settings import DoorLimits
@@ -46,6 +47,7 @@ class SmallLane:
             match path:
                 case "/lane/wait":
                     self.waiting.set()
+                    await in_task()
                     await self.release.wait()
                 case "/lane/fail":
                     raise ValueError("a bug in a lane handler")

@@ -165,6 +165,7 @@ class AskingLane:
         self.calls: list[Call] = []
         self.given_up: list[Call] = []
         self.asks = 1
+        self.trio_first = False
         self.then_trio = False
 
     @coroutine
@@ -183,6 +184,9 @@ class AskingLane:
 
         async def handler(request: Request) -> Answer:
             del request
+            if self.trio_first:
+                await in_task()
+                await trio.lowlevel.checkpoint()
             for _ in range(self.asks):
                 reply = await self._ask()
             if self.then_trio:
@@ -225,6 +229,102 @@ async def said(client: Client, *bodies: bytes) -> bytes:
     places = [got.index(body) for body in bodies]
     assert places == sorted(places)
     return got
+
+
+@asynccontextmanager
+async def known(limits: DoorLimits | None = None) -> AsyncIterator[tuple[Client, AskingLane]]:
+    """A connection that has answered one request, so that its head is known."""
+    async with asking(limits) as (client, lane):
+        await client.theirs.send(ASK % b"/a")
+        await until_waiting()
+        lane.calls.pop().answer(SETTLED)
+        await said(client, b"/a Settled")
+        await until_waiting()
+        yield client, lane
+
+
+class Steps(trio.abc.Instrument):
+    """Which tasks ran."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.names.append(task.name)
+
+
+async def test_a_whole_request_in_a_known_head_is_begun_and_ended_in_place():
+    async with known() as (client, lane):
+        steps = Steps()
+        trio.lowlevel.add_instrument(steps)
+        for turn in range(2):
+            await client.theirs.send(ASK % b"/a")
+            await until_waiting()
+            assert len(lane.calls) == turn + 1
+            assert not client.connection.idle
+            assert client.connection.read_deadline == inf
+            assert client.connection.running_since is not None
+            assert client.door.body_bytes == 3
+            lane.calls[turn].answer(SETTLED)
+            assert client.connection.idle
+            assert client.connection.read_deadline < inf
+            assert client.door.body_bytes == 0
+            await said(client, b"/a Settled")
+        trio.lowlevel.remove_instrument(steps)
+        assert any("Readiness.run" in name for name in steps.names)
+        assert not any("Client.run" in name for name in steps.names)
+
+
+async def test_nothing_there_is_dealt_with_in_place():
+    async with known() as (client, _):
+        assert client.connection._serve_in_place()
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (ASK.replace(b"POST %s", b"GET /app"), 200),
+        (ASK.replace(b"Host: a", b"Host : a") % b"/a", 400),
+        (ASK.replace(b"Host: a", b"Host: b") % b"/unknown-head", None),
+        ((ASK % b"/a")[:-2] + b"c" * 3, None),
+    ],
+)
+async def test_all_else_is_left_to_the_connections_task(data, status):
+    async with known() as (client, lane):
+        await client.theirs.send(data)
+        await until_waiting()
+        for call in lane.calls:
+            call.answer(SETTLED)
+        if status is None:
+            assert b" 200 " in await said(client, b"Settled")
+        else:
+            assert (b" %d " % status) in await client.theirs.recv(1000)
+
+
+async def test_no_room_for_a_body_is_said_by_the_connections_task():
+    async with known(DoorLimits(bodies_bytes_max=3)) as (client, lane):
+        client.door.body_bytes += 1
+        await client.theirs.send(ASK % b"/a")
+        assert b" 503 " in await said(client, b"}")
+        assert lane.calls == []
+        client.door.body_bytes -= 1
+
+
+async def test_a_bug_before_the_first_call_is_answered_in_place():
+    async with known() as (client, lane):
+        lane.asks = 0
+        await client.theirs.send(ASK % b"/a")
+        assert client.connection._serve_in_place()
+        assert b" 500 " in await said(client, b"}")
+
+
+async def test_a_request_that_needs_trio_at_once_is_begun_in_place_and_ended_in_the_task():
+    async with known() as (client, lane):
+        lane.trio_first = True
+        await client.theirs.send(ASK % b"/a")
+        await until_waiting()
+        lane.calls[0].answer(SETTLED)
+        await said(client, b"/a Settled")
 
 
 async def test_a_reply_is_answered_without_waking_the_connections_task():

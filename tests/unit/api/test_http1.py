@@ -155,6 +155,71 @@ def test_the_memo_is_bounded_and_changes_nothing() -> None:
     assert len(memo.heads) == before
 
 
+SIMPLE = b"POST /jobs HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
+
+
+def knowing(head: bytes = SIMPLE) -> RequestParser:
+    """A parser that has read such a head once."""
+    memo = Memo()
+    parse([head + b"hello"], memo=memo)
+    return RequestParser(LIMITS, memo)
+
+
+def test_a_whole_request_in_a_known_head_is_taken_in_one_step() -> None:
+    known = knowing().known_request(SIMPLE + b"again")
+    assert [known] == parse([SIMPLE + b"again"])
+    moved = SIMPLE.replace(b"/jobs", b"/other")
+    assert [knowing().known_request(moved + b"hello")] == parse([moved + b"hello"])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\r\n",
+        SIMPLE,
+        SIMPLE + b"hell",
+        SIMPLE + b"hello!",
+        b"\r\n" + SIMPLE + b"hello",
+        SIMPLE.replace(b"Host: a", b"Host: b") + b"hello",
+        SIMPLE.replace(b"/jobs", b"/a b") + b"hello",
+        SIMPLE.replace(b"/jobs", b"http://a/") + b"hello",
+    ],
+)
+def test_all_else_is_not_taken_and_can_still_be_fed(data: bytes) -> None:
+    parser = knowing()
+    assert parser.known_request(data) is None
+    assert parser.buffered == 0
+
+
+def test_nothing_is_taken_in_the_middle_of_a_request() -> None:
+    begun = knowing()
+    begun.feed(SIMPLE[:10])
+    assert begun.next_head() is None
+    assert begun.known_request(SIMPLE + b"hello") is None
+    with_body = knowing()
+    with_body.feed(SIMPLE)
+    assert with_body.next_head() is not None
+    assert with_body.known_request(SIMPLE + b"hello") is None
+    after_empty_line = knowing()
+    after_empty_line.feed(b"\r\n")
+    assert after_empty_line.next_head() is None
+    assert after_empty_line.known_request(SIMPLE + b"hello") is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /jobs HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n",
+    ],
+)
+def test_a_head_that_asks_for_more_than_a_length_is_not_taken(data: bytes) -> None:
+    memo = Memo()
+    parse([data], memo=memo)
+    assert RequestParser(LIMITS, memo).known_request(data) is None
+
+
 @pytest.mark.parametrize("method", ["GET", "TRACE", "OPTIONS"])
 @pytest.mark.parametrize("target", ["/jobs/1", "*", "/jobs/%00", "//x", "http://a/", "/a?b", "x"])
 def test_a_known_head_with_another_target_is_what_it_is_without_the_memo(
@@ -249,6 +314,12 @@ def test_any_bytes_are_read_the_same_however_they_are_cut(
     assert parse(pieces, SMALL) == whole
     assert parse(pieces_of(data, 1), SMALL) == whole
     assert parse(pieces, SMALL, _shared) == whole
+    # The shortcut reads what it takes in the same way, and leaves what it does not take alone.
+    parser = RequestParser(SMALL, _shared)
+    known = parser.known_request(data)
+    if known is not None:
+        assert whole == [known]
+    assert parser.buffered == 0
 
 
 @settings(max_examples=500, deadline=None)

@@ -1,5 +1,6 @@
 """An edge is told once: nothing that a client sends may be waited for in vain."""
 
+import select
 import socket
 from typing import ClassVar
 
@@ -120,3 +121,78 @@ async def test_many_at_once_are_all_woken(readiness):
         assert await waited(pair.watch)
         pair.ours.close()
         pair.theirs.close()
+
+
+async def test_an_edge_that_is_dealt_with_in_place_does_not_end_the_wait(readiness):
+    pair = Pair(readiness)
+    offered: list[bytes] = []
+
+    def in_place() -> bool:
+        offered.append(pair.ours.recv(10))
+        return offered[-1] != b"end"
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pair.watch.wait, in_place)
+        for data in (b"a", b"b", b"end"):
+            await trio.testing.wait_all_tasks_blocked()
+            assert nursery.child_tasks
+            pair.theirs.send(data)
+    assert offered == [b"a", b"b", b"end"]
+
+
+async def test_an_end_is_never_offered_in_place(readiness):
+    pair = Pair(readiness)
+
+    def in_place() -> bool:
+        raise AssertionError("offered")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pair.watch.wait, in_place)
+        await trio.testing.wait_all_tasks_blocked()
+        pair.theirs.close()
+
+
+async def test_a_wake_ends_the_wait_or_the_next_one(readiness):
+    pair = Pair(readiness)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pair.watch.wait, lambda: True)
+        await trio.testing.wait_all_tasks_blocked()
+        pair.watch.wake()
+    pair.watch.wake()
+    assert await waited(pair.watch)
+    pair.watch.reading()
+    assert not await waited(pair.watch)
+
+
+async def test_bytes_that_come_before_a_woken_task_runs_are_not_forgotten(readiness):
+    pair = Pair(readiness)
+
+    def in_place() -> bool:
+        pair.watch.reading()
+        assert pair.ours.recv(10) == b"a"
+        return False
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pair.watch.wait, in_place)
+        await trio.testing.wait_all_tasks_blocked()
+        # Both before the task has a turn: the first wakes it, the second must be remembered.
+        pair.theirs.send(b"a")
+        pair.watch.happened(select.EPOLLIN)
+        pair.theirs.send(b"b")
+        pair.watch.happened(select.EPOLLIN)
+    assert await waited(pair.watch)
+    pair.watch.reading()
+    assert not await waited(pair.watch)
+
+
+async def test_what_in_place_left_unread_wakes_the_task(readiness):
+    pair = Pair(readiness)
+
+    def in_place() -> bool:
+        pair.watch.again()
+        return True
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pair.watch.wait, in_place)
+        await trio.testing.wait_all_tasks_blocked()
+        pair.theirs.send(b"a")
