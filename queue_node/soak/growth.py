@@ -6,7 +6,8 @@ whichever is more. Medians, because a process that was just started is small and
 recovers is large; a leak moves the median all the same.
 
 **Disk.** At no sample behind the warm-up may the partitions' files take more than 1.5 times the
-live data and two segments of each partition.
+live data and two segments of each partition. The copy of a segment that a start makes for a moment
+is not counted.
 """
 
 from dataclasses import dataclass
