@@ -8,6 +8,7 @@ import socket
 import stat
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -46,7 +47,7 @@ def start(tmp_path):
     """Start a partition on the test's directory; call it again for the next life."""
     started: list[PartitionProcess] = []
 
-    def start_one(**settings: object) -> PartitionProcess:
+    def start_one(**settings: Any) -> PartitionProcess:
         started.append(PartitionProcess(tmp_path, **settings))
         return started[-1]
 
