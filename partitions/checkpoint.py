@@ -13,6 +13,10 @@ Every step is short (``_STEP_JOBS``, ``_STEP_BYTES``) and is followed by a pause
 to its length, so that this takes a fifth of the partition's time at most. ``longest_step_ms``
 is what it costs a client at worst. Everything is synced by the thread that calls.
 
+Known limit: what a record takes beside its texts counts as garbage, and a copy has as much of it.
+Where texts are of a few bytes that alone is more than ``_GARBAGE_SHARE``, so copying goes on
+without end, within its fifth of the time, on an idle partition too.
+
 A disk without room abandons what is under way, to be tried again later; any other failure
 is the partition's end, as everywhere.
 """
@@ -47,7 +51,8 @@ _GROWTH_BYTES_MIN: Final = 24 << 20
 """A checkpoint is due after this much log; or, if that is more, after half of the live data,
 or as much as a snapshot takes, so that snapshots cost no more writing than the log itself."""
 _GARBAGE_SHARE: Final = 0.3
-"""Copying forward begins when the log is larger than its live data by this and a segment."""
+"""Copying forward begins when the sealed segments hold more garbage than this share of the live
+data."""
 _RETRY_MS: Final = 10_000
 _KEPT_SNAPSHOTS: Final = 2
 
