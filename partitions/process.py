@@ -22,7 +22,6 @@ from partitions.disk import Disk
 from partitions.errors import PipeError
 from partitions.limits import MAILBOX_MAILS_MAX
 from partitions.log import NO_SPACE, Identity
-from partitions.made import mark_made, refuse_lost
 from partitions.messages import (
     PUSH_ID,
     Recovering,
@@ -116,7 +115,6 @@ class PartitionProcess:
 
     async def _recovered(self) -> tuple[PartitionState, Recovered]:
         """The state in the log. A disk without room even to open it is waited for."""
-        refuse_lost(self._disk, self._directory)
         settings, identity = self._settings, self._identity
         policy = Policy(
             slots=range(identity.slot_first, identity.slot_end),
@@ -128,9 +126,7 @@ class PartitionProcess:
         while True:
             state = PartitionState(policy)
             try:
-                found = await self._recover_in_pieces(state)
-                mark_made(self._disk, self._directory)
-                return state, found
+                return state, await self._recover_in_pieces(state)
             except OSError as error:
                 if error.errno not in NO_SPACE:
                     raise

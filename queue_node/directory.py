@@ -5,7 +5,6 @@ What is in it::
     lock         held (flock) while a node runs; names its process and runtime directory
     node.json    {"format": 1, "partitions": N}: see queue_node/node_file.py
     p-0000/ ...  one directory per partition, its log: see partitions/log.py
-    p-0000.made  a mark that the partition had a log once: see partitions/made.py
     keys.sqlite  the embedded key store, unless REDIS_URL is set
     reshard/     while ``queue-node reshard`` works: see queue_node/reshard_switch.py
 

@@ -249,8 +249,7 @@ class FakeDisk:
 
     def make_directory(self, path: Path) -> None:
         """See ``disk.Disk``."""
-        for each in (path, *path.parents):
-            self._directories.setdefault(each, _Directory())
+        self._directories.setdefault(path, _Directory())
 
     def lock_directory(self, path: Path) -> object:
         """See ``disk.Disk``."""
