@@ -43,7 +43,7 @@ from api.head import Head
 from api.http1 import RequestParser
 from api.problems import Problem, to_answer
 from api.render import CONTINUE, UnsafeHeader, connection_line, render
-from api.transport import Gone, Transport
+from api.transport import Gone, PlainTransport, Transport
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class Connection:
     async def _serve(self) -> None:
         """Read and answer until the connection is at its end."""
         parser = self._parser
-        next_bytes = self._next_bytes if self._transport.sends_at_once else self._next_bytes_of_tls
+        plain = self._transport.plain
         in_a_row = 0
         while True:
             try:
@@ -159,7 +159,7 @@ class Connection:
                 await self._refuse(error.problem)
                 return
             if head is None:
-                data = await next_bytes()
+                data = await (self._next_bytes_of(plain) if plain else self._next_bytes())
                 if data is None:
                     return
                 if not data:
@@ -180,11 +180,13 @@ class Connection:
                 await trio.lowlevel.checkpoint()  # the other connections' turn
 
     async def _next_bytes(self) -> bytes | None:
-        """What the client sends that is not answered in place; None: no more is to be read.
+        """What the client sends, empty at its end; None: no more is to be read."""
+        if self._out:
+            await self.flush()
+        return await self._transport.receive() if self._may_read_more() else None
 
-        Whatever was begun in place is answered by then.
-        """
-        transport = self._transport
+    async def _next_bytes_of(self, transport: PlainTransport) -> bytes | None:
+        """The same, without what is answered in place; all of that is answered by then."""
         while True:
             if self._out:
                 await self.flush()
@@ -203,11 +205,6 @@ class Connection:
                     data = transport.receive_now()
                 if data is not None:
                     return data
-
-    async def _next_bytes_of_tls(self) -> bytes | None:
-        if self._out:
-            await self.flush()
-        return await self._transport.receive() if self._may_read_more() else None
 
     def _may_read_more(self) -> bool:
         """Write down how long a head may take from here; False when none is to come."""
@@ -234,7 +231,7 @@ class Connection:
         elif (handler := door.lane.route(head.method, head.target)) is not None:
             body = await self._whole_body(head) if head.has_body else b""
             waits = self._out
-            if waits and (len(waits) > _SENT_AT_ONCE_MAX or not self._transport.sends_at_once):
+            if waits and (len(waits) > _SENT_AT_ONCE_MAX or self._transport.plain is None):
                 await self.flush()
             self.running_since = door.now
             steps = handler(Request(head.authorization, body))
@@ -247,7 +244,7 @@ class Connection:
             else:
                 if type(trap) is Call and self._is_answered_in_place():
                     self._steps, self._trap = steps, trap
-                    trap.then = self._reply_in_place
+                    trap.then = self._on_reply
                     return True
                 answer = await self._driven(head, steps, trap)
             self.running_since = None
@@ -283,8 +280,10 @@ class Connection:
         """
         if self._steps is not None:
             return False  # one after the other
+        transport = self._transport.plain
+        assert transport is not None, "only such a one tells of bytes"
         try:
-            data = self._transport.receive_now()
+            data = transport.receive_now()
         except Gone:
             self._scope.cancel()
             return False
@@ -310,16 +309,17 @@ class Connection:
 
     def _is_answered_in_place(self) -> bool:
         """Whether nothing is here that needs the task before the answer."""
-        if self._parser.buffered or not self._transport.sends_at_once:
+        if self._parser.buffered or self._transport.plain is None:
             return False
         if self._out:
             self._flush_now()
         return not self._out
 
-    def _reply_in_place(self) -> None:
+    def _on_reply(self) -> None:
         """A partition's reply is here. Runs in the task that read it."""
         if not self._go_on_in_place():
-            self._transport.wake()
+            assert self._transport.plain is not None, "begun in place"
+            self._transport.plain.wake()
 
     def _go_on_in_place(self) -> bool:
         """Bring the request on by a step; False when the connection's own task is needed."""
@@ -334,10 +334,13 @@ class Connection:
             answer = _failed(head, error)
         else:
             if type(trap) is Call:
-                trap.then = self._reply_in_place
+                trap.then = self._on_reply
                 return True
-            assert type(trap) is NeedsTask, "an operation used trio before in_task"
-            return False
+            if type(trap) is NeedsTask:
+                return False
+            # What it waits for was told to wake another task than ours: it must not go on.
+            steps.close()
+            answer = _failed(head, RuntimeError("trio was used before in_task"))
         self._end_in_place(head, answer)
         return not self._out and not self._last_sent and self._may_read_more()
 

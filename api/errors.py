@@ -2,12 +2,17 @@
 
 
 class PartitionUnavailableError(Exception):
-    """The partition does not serve now. ``sent`` says whether it may have got the command."""
+    """The partition does not serve now.
 
-    def __init__(self, partition: int, *, sent: bool) -> None:
+    ``sent`` says whether it may have got the command, ``hangs`` that it lives and says nothing: it
+    may be long until it does.
+    """
+
+    def __init__(self, partition: int, *, sent: bool, hangs: bool = False) -> None:
         super().__init__(f"partition {partition} is unavailable")
         self.partition = partition
         self.sent = sent
+        self.hangs = hangs
 
 
 class OverloadedError(Exception):

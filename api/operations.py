@@ -5,7 +5,8 @@ partition may reply, and every way in which it may fail to, becomes an answer in
 
 A partition that dies with a command in flight leaves its outcome open. Where the same
 command can be given again without doing anything twice (a submit under the same job id, an
-ack under a token, a read), it is, once the partition is back: the client only sees a pause.
+ack under a token, a read), it is, once the partition is back: the client only sees a pause. Not
+where it hangs: nobody starts that one anew, and the client has waited long enough.
 """
 
 import random
@@ -100,6 +101,8 @@ class Operations:
         except PartitionUnavailableError as error:
             if not error.sent:
                 return problems.PARTITION_DOWN
+            if error.hangs:
+                return problems.OUTCOME_UNKNOWN
             reply = await self._again(client, command, len(job.payload))
             if isinstance(reply, AlreadyExists):
                 # It was stored the first time; only the reply got lost.
@@ -180,7 +183,7 @@ class Operations:
         except PartitionUnavailableError as error:
             if not error.sent:
                 return problems.PARTITION_DOWN
-            if not repeatable:
+            if error.hangs or not repeatable:
                 return problems.OUTCOME_UNKNOWN
             return await self._again(client, command, text_bytes)
 

@@ -48,9 +48,13 @@ _RECONNECT_LONGEST_S: Final = 1.0
 _HELLO_WITHIN_S: Final = 5.0
 """A partition that recovers says so several times a second."""
 _SILENCE_S: Final = 5.0
-"""A partition that owes answers and says nothing for so long (at most twice) hangs.
+"""A partition that owes answers and says nothing for so long hangs.
 
-Guess: longer than a disk stalls that is well, shorter than clients wait."""
+Guess: longer than a disk stalls that is well, shorter than clients wait. Not less: during a sync
+a partition cannot say that it is alive."""
+_LOOKS: Final = 5
+"""How often it is looked at in that time. Looks are counted, not seconds: after this front itself
+stood still, the replies that came meanwhile are still to be read."""
 
 
 class PartitionClient:
@@ -74,6 +78,7 @@ class PartitionClient:
         self._sent_id = 0
         self._answered_id = 0
         self._frames = 0
+        self._hangs = False
 
     @property
     def serving(self) -> bool:
@@ -216,13 +221,15 @@ class PartitionClient:
         Its callers hear 503 then instead of nothing, new jobs go to others, and it is asked
         again when it greets us again.
         """
-        while True:
+        silent = 0
+        while silent < _LOOKS:
             owed_up_to, frames = self._sent_id, self._frames
-            await trio.sleep(_SILENCE_S)
-            if self._answered_id < owed_up_to and self._frames == frames:
-                _logger.error("partition %d hangs: cut off until it is back", self.partition)
-                pipe.close()
-                return
+            await trio.sleep(_SILENCE_S / _LOOKS)
+            owes = self._answered_id < owed_up_to
+            silent = silent + 1 if owes and self._frames == frames else 0
+        _logger.error("partition %d hangs: cut off until it is back", self.partition)
+        self._hangs = True
+        pipe.close()
 
     def _abandon_sender(self, _: object) -> trio.lowlevel.Abort:
         self._sender = None
@@ -280,4 +287,5 @@ class PartitionClient:
             # One that fails may bring another to its end.
             if (call := self._take_call(request_id)) is not None:
                 sent = request_id not in unsent
-                call.fail(PartitionUnavailableError(self.partition, sent=sent))
+                call.fail(PartitionUnavailableError(self.partition, sent=sent, hangs=self._hangs))
+        self._hangs = False

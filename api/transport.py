@@ -22,8 +22,8 @@ class Transport(Protocol):
     """Bytes to and from one client. Every method raises ``Gone`` when it left."""
 
     @property
-    def sends_at_once(self) -> bool:
-        """Whether ``send_now`` may do something."""
+    def plain(self) -> "PlainTransport | None":
+        """Itself where bytes can be sent and received at once, without a task."""
 
     def fileno(self) -> int:
         """The socket, to be polled."""
@@ -36,19 +36,6 @@ class Transport(Protocol):
 
     async def receive(self) -> bytes:
         """Wait for bytes; empty at the client's end."""
-
-    async def arrival(self, in_place: Callable[[], bool]) -> None:
-        """Wait until there may be bytes, or the client's end; or until ``wake``.
-
-        Bytes that come while it waits do not end it when ``in_place`` says that it has dealt
-        with them. Only where ``sends_at_once``; so are ``receive_now`` and ``wake``.
-        """
-
-    def receive_now(self) -> bytes | None:
-        """Bytes that are here, empty at the client's end; None when there are none."""
-
-    def wake(self) -> None:
-        """End an ``arrival``, now or the next one."""
 
     def finish(self) -> bool:
         """Tell the client that no more will come; False when that can't be told apart."""
@@ -67,12 +54,15 @@ class PlainTransport:
 
     __slots__ = ("_readiness", "_socket", "_watch")
 
-    sends_at_once = True
-
     def __init__(self, sock: socket.socket, readiness: Readiness) -> None:
         self._socket = sock
         self._readiness = readiness
         self._watch = readiness.watch(sock)
+
+    @property
+    def plain(self) -> "PlainTransport":
+        """See ``Transport.plain``."""
+        return self
 
     def fileno(self) -> int:
         """The socket, to be polled."""
@@ -102,7 +92,11 @@ class PlainTransport:
                 return data
 
     async def arrival(self, in_place: Callable[[], bool]) -> None:
-        """Wait until there may be bytes that ``in_place`` does not deal with, or the end."""
+        """Wait until there may be bytes, or the client's end; or until ``wake``.
+
+        Bytes that come while it waits do not end it when ``in_place`` says that it has dealt
+        with them.
+        """
         await self._watch.wait(in_place)
 
     def receive_now(self) -> bytes | None:
@@ -137,9 +131,9 @@ class PlainTransport:
 
 
 class TlsTransport:
-    """A TLS stream whose handshake is done."""
+    """A TLS stream whose handshake is done; it does not tell of bytes without reading them."""
 
-    sends_at_once = False
+    plain = None
 
     def __init__(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
         self._stream = stream
@@ -167,18 +161,6 @@ class TlsTransport:
             return bytes(await self._stream.receive_some(_RECEIVE_BYTES))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise Gone from error
-
-    async def arrival(self, in_place: Callable[[], bool]) -> None:
-        """A stream does not tell of bytes without reading them."""
-        raise NotImplementedError
-
-    def receive_now(self) -> bytes | None:
-        """See ``arrival``."""
-        raise NotImplementedError
-
-    def wake(self) -> None:
-        """See ``arrival``."""
-        raise NotImplementedError
 
     def finish(self) -> bool:
         """TLS has no half-close here."""

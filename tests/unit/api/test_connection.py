@@ -165,6 +165,7 @@ class AskingLane:
         self.calls: list[Call] = []
         self.given_up: list[Call] = []
         self.asks = 1
+        self.trio_in_place = False
         self.trio_first = False
         self.then_trio = False
 
@@ -184,6 +185,8 @@ class AskingLane:
 
         async def handler(request: Request) -> Answer:
             del request
+            if self.trio_in_place:
+                await trio.lowlevel.checkpoint()
             if self.trio_first:
                 await in_task()
                 await trio.lowlevel.checkpoint()
@@ -316,6 +319,20 @@ async def test_a_bug_before_the_first_call_is_answered_in_place():
         await client.theirs.send(ASK % b"/a")
         assert client.connection._serve_in_place()
         assert b" 500 " in await said(client, b"}")
+
+
+async def test_trio_before_in_task_is_a_bug_and_ends_nothing_but_the_request():
+    async with known() as (client, lane):
+        lane.asks = 0
+        lane.trio_in_place = True
+        await client.theirs.send(ASK % b"/a")
+        assert b" 500 " in await said(client, b"}")
+        lane.trio_in_place = False
+        lane.asks = 1
+        await client.theirs.send(ASK % b"/a")
+        await until_waiting()
+        lane.calls[0].answer(SETTLED)
+        await said(client, b"/a Settled")
 
 
 async def test_a_request_that_needs_trio_at_once_is_begun_in_place_and_ended_in_the_task():

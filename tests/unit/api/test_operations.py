@@ -374,6 +374,24 @@ async def test_a_partition_that_stays_away_is_outcome_unknown_after_a_while(
         assert outcomes == [problems.OUTCOME_UNKNOWN]
 
 
+async def test_a_partition_that_hangs_is_not_waited_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partition_client, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(operations_module, "_AGAIN_WITHIN_S", 1e6)
+    async with fleet_of(tmp_path, 1) as (fleet, _):
+        operations = operations_of(fleet)
+        job_id = await submitted(operations)
+        for operation in (
+            lambda: driven(operations.submit(CALLER, JOB)),
+            lambda: driven(operations.ack(CALLER, job_id, Ack(1, b"r"))),
+            lambda: driven(operations.get(CALLER, job_id)),
+        ):
+            with fleet.partitions[0].deaf(), trio.fail_after(60):
+                assert await operation() == problems.OUTCOME_UNKNOWN
+            await fleet.clients[0].wait_serving()
+
+
 # What a partition may say ------------------------------------------------------------------
 
 

@@ -284,7 +284,8 @@ async def test_a_partition_that_hangs_is_cut_off_and_taken_back_when_it_answers_
         calls.start([Lease(1000)] * 3)
         await until(lambda: calls.ended == 3)
         assert all(
-            isinstance(error, PartitionUnavailableError) and error.sent for error in calls.errors
+            isinstance(error, PartitionUnavailableError) and error.sent and error.hangs
+            for error in calls.errors
         )
         await until(lambda: running.connections >= 3)
         assert not client.serving
