@@ -7,15 +7,13 @@ than both and that no live text is in.
 **Copying forward.** When the log holds much more than its live texts, the segment with the
 smallest share of them is read from its beginning, what is still needed is staged anew and
 committed with events that say so, and then it is as good as empty and goes at the next
-checkpoint.
+checkpoint. What an event takes beside its text counts as garbage, too, and a copy has it again:
+with texts of a few bytes a log may be mostly that. So what copying costs is measured, and a
+segment is only copied if the copy will be clearly smaller.
 
 Every step is short (``_STEP_JOBS``, ``_STEP_BYTES``) and is followed by a pause in proportion
 to its length, so that this takes a fifth of the partition's time at most. ``longest_step_ms``
 is what it costs a client at worst. Everything is synced by the thread that calls.
-
-Known limit: what a record takes beside its texts counts as garbage, and a copy has as much of it.
-Where texts are of a few bytes that alone is more than ``_GARBAGE_SHARE``, so copying goes on
-without end, within its fifth of the time, on an idle partition too.
 
 A disk without room abandons what is under way, to be tried again later; any other failure
 is the partition's end, as everywhere.
@@ -53,6 +51,8 @@ or as much as a snapshot takes, so that snapshots cost no more writing than the 
 _GARBAGE_SHARE: Final = 0.3
 """Copying forward begins when the sealed segments hold more garbage than this share of the live
 data."""
+_COPY_SHARE_MAX: Final = 0.85
+"""A segment whose copy would take more of its size than this is left as it is."""
 _RETRY_MS: Final = 10_000
 _KEPT_SNAPSHOTS: Final = 2
 
@@ -96,6 +96,9 @@ class Checkpoints:
         self._victim: Segment | None = None
         self._victim_offset = 0
         self._victim_events: deque[Event] = deque()
+        self._moved_bytes = 1
+        self._copied_bytes = 1
+        """Log that was written for them, so far; a copy of so much costs as much more."""
         self._leaving: list[int] = []
         self._stuck: set[int] = set()
         """Segments with a text that cannot be read: copying them forward is given up."""
@@ -255,10 +258,13 @@ class Checkpoints:
         live = self._state.live.by_segment
         sealed = self._log.sealed
         garbage = sum(each.end_bytes - live.get(each.header.number, 0) for each in sealed)
+        cost = self._copied_bytes / self._moved_bytes
         candidates = [
             each
             for each in sealed
-            if each.header.number in live and each.header.number not in self._stuck
+            if each.header.number in live
+            and each.header.number not in self._stuck
+            and live[each.header.number] * cost < _COPY_SHARE_MAX * each.end_bytes
         ]
         if candidates and garbage > _GARBAGE_SHARE * self._state.live.total_bytes:
             self._victim = min(
@@ -284,8 +290,11 @@ class Checkpoints:
             else:
                 break
         if events:
+            appended_before = self._log.appended_bytes
             self._log.commit(events, now_ms)
+            self._copied_bytes += self._log.appended_bytes - appended_before
             for event in events:
+                self._moved_bytes += size_of(position_in(event))
                 self._state.evolve(event)
         number = self._victim.header.number
         if at_end and number in self._state.live.by_segment:

@@ -191,3 +191,22 @@ def test_a_good_snapshot_may_take_the_name_of_a_bad_one():
     assert finished(driver)
     assert snapshots(driver.disk) == names
     assert Driver(driver.disk.restarted()).found.bad_snapshots == []
+
+
+@pytest.mark.parametrize("text_bytes", [1, 10, 60, 300])
+def test_an_idle_partition_comes_to_rest_whatever_the_size_of_its_texts(text_bytes):
+    disk = FakeDisk()
+    sizes = Sizes(segment_bytes=4096, extent_bytes=2048, reserve_bytes=512)
+    driver = Driver(disk, sizes=sizes, checkpoint_bytes=8192)
+    for index in range(400):
+        driver.handle([enqueue(index, b"x" * text_bytes)], START_MS)
+        driver.make_room(START_MS)
+    assert driver.checkpoints is not None
+    steps_taken = 0
+    while driver.checkpoints.next_step_ms is not None:
+        driver.make_room(START_MS)
+        steps_taken += 1
+        assert steps_taken < 5_000, f"{driver.log.appended_bytes} bytes of log, and no rest"
+    again = Driver(disk.restarted(), sizes=sizes)
+    for index in range(400):
+        assert again.payload(enqueue(index).job_id) == b"x" * text_bytes
