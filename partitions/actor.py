@@ -69,6 +69,9 @@ job to forget (20), rounded up."""
 _NO_ROOM_SLEEP_S: Final = 0.5
 """How often to look for room when there is not even any for what is due."""
 
+_ROOM_AGAIN_MS: Final = 2_000
+"""The disk is said to have room again when every batch found some for so long. When it is nearly
+full, small batches do and large ones do not: the two lines would take turns."""
 _LAST_SNAPSHOT_WITHIN_MS: Final = 2_000
 """Of the node's 10 s for its drain, when the fronts took 6 of them; without that snapshot the next
 start reads more log."""
@@ -114,6 +117,8 @@ class Actor:
         self._hinted = state.ready > 0
         self._events: list[Event] = []
         self._room = _Room.ALL
+        self._said_full = False
+        self._short_of_room_ms = 0
         self._spare_bytes = 0
 
     def greet(self, pipe: Pipe) -> None:
@@ -137,7 +142,7 @@ class Actor:
         with mailbox:
             while (batch := await self._next_batch(mailbox)) is not None:
                 now_ms = self._clock.now_ms()
-                self._note_room(room := self._room_for(batch))
+                self._note_room(room := self._room_for(batch), now_ms)
                 answers = [
                     [self._apply(request.command, now_ms, room) for request in mail.requests]
                     for mail in batch
@@ -212,11 +217,15 @@ class Actor:
         self._spare_bytes = self._log.zeros_bytes - fixed_bytes
         return _Room.RESERVE if self._spare_bytes >= 0 else _Room.NONE
 
-    def _note_room(self, room: _Room) -> None:
-        before, self._room = self._room, room
-        if before is _Room.ALL and room is not _Room.ALL:
-            _logger.error("disk full: new jobs are refused until there is room again")
-        elif before is not _Room.ALL and room is _Room.ALL:
+    def _note_room(self, room: _Room, now_ms: int) -> None:
+        self._room = room
+        if room is not _Room.ALL:
+            self._short_of_room_ms = now_ms
+            if not self._said_full:
+                self._said_full = True
+                _logger.error("disk full: new jobs are refused until there is room again")
+        elif self._said_full and now_ms - self._short_of_room_ms >= _ROOM_AGAIN_MS:
+            self._said_full = False
             _logger.info("disk has room again: new jobs are taken")
 
     def _apply(self, command: Command, now_ms: int, room: _Room) -> Answer:

@@ -498,8 +498,13 @@ async def test_a_full_disk_refuses_new_jobs_and_goes_on_with_the_rest(
             Settled(job_id(1)),
             JobNotFound(job_id(3)),
         ]
+        # A batch that just fits is no sign of room.
+        await front.ask(Get(job_id(1)))
+        assert "has room again" not in caplog.text
         partition.disk.space_bytes = None
         assert await front.ask(BIG) == [Enqueued(BIG.job_id)]
+        await trio.sleep(2)
+        await front.ask(Get(job_id(1)))
         crashed = partition.disk.crash(LOST)
     words = [record.message for record in caplog.records]
     assert [word for word in words if "disk" in word] == [
