@@ -1,4 +1,4 @@
-"""``queue-node bench micro``: the state machine, the codecs or the log, alone."""
+"""``queue-node bench micro``: the state machine, the codecs, the log or the storage, alone."""
 
 import argparse
 import sys
@@ -9,10 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import environment
-from bench.micro import codec, log, state
+from bench.errors import BenchError
+from bench.micro import codec, log, state, storage
 from bench.micro.figure import Figure
 
-PARTS = ("state", "codec", "log")
+PARTS = ("state", "codec", "log", "storage")
+_ON_DISK = ("log", "storage")
 
 
 def add_arguments(modes: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -24,7 +26,14 @@ def add_arguments(modes: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         type=Path,
         default=Path(),
         metavar="DIR",
-        help="log: the files are made below it (default: the current directory)",
+        help="log, storage: the files are made below it (default: the current directory)",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=storage.JOBS,
+        metavar="N",
+        help="storage: so many wait (default: %(default)s; 5000000 take 2 minutes and 2.5 GB)",
     )
     parser.add_argument("--json", action="store_true", help="the figures as JSON")
 
@@ -32,19 +41,33 @@ def add_arguments(modes: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(arguments: argparse.Namespace) -> int:
     """Measure one part; the exit code."""
     directory: Path = arguments.dir
-    if arguments.part == "log" and not directory.is_dir():
+    if arguments.part in _ON_DISK and not directory.is_dir():
         print(f"queue-node bench: --dir: {str(directory)!r} is not a directory", file=sys.stderr)
         return 2
-    facts = environment.describe(directory if arguments.part == "log" else None)
-    match arguments.part:
-        case "state":
-            figures = state.measure()
-        case "codec":
-            figures = codec.measure()
-        case _:
-            figures = log.measure(directory)
+    if arguments.jobs < 1:
+        print("queue-node bench: --jobs: must be at least 1", file=sys.stderr)
+        return 2
+    facts = environment.describe(directory if arguments.part in _ON_DISK else None)
+    try:
+        figures = _measure(arguments.part, directory, arguments.jobs)
+    except BenchError as error:
+        print(f"queue-node bench: {error}", file=sys.stderr)
+        return 1
     _print(arguments.part, figures, facts, as_json=arguments.json)
     return 0
+
+
+def _measure(part: str, directory: Path, jobs: int) -> list[Figure]:
+    match part:
+        case "state":
+            return state.measure()
+        case "codec":
+            return codec.measure()
+        case "log":
+            return log.measure(directory)
+        case _:
+            with Console(stderr=True).status(f"filling and starting a log of {jobs:,} jobs ..."):
+                return storage.measure(directory, jobs)
 
 
 def _print(

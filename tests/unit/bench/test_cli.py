@@ -89,6 +89,11 @@ def test_the_suite_is_shorter_than_one_long_measurement():
     assert (parse("submit").duration, parse("submit").warmup) == (10.0, 2.0)
 
 
+def test_micro_storage_wants_a_job_at_least(capsys):
+    assert micro.run(parse("micro", "storage", "--jobs", "0")) == 2
+    assert "--jobs" in capsys.readouterr().err
+
+
 def test_micro_wants_a_directory_that_is_there(capsys):
     assert micro.run(parse("micro", "log", "--dir", "/nowhere")) == 2
     assert "not a directory" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """bench.micro: each part runs, at toy sizes, and leaves nothing behind."""
 
-from bench.micro import codec, log, state
+from bench.micro import codec, log, state, storage
 
 
 def test_the_state_is_measured_at_each_depth():
@@ -29,4 +29,17 @@ def test_the_codecs_are_measured():
 def test_commits_are_measured_on_a_log_of_their_own(tmp_path):
     figures = log.measure(tmp_path, seconds=0.01, batches=(1, 4))
     assert [figure.what for figure in figures] == ["commit, 1 jobs", "commit, 4 jobs"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_starts_are_measured_with_and_without_a_snapshot_which_is_really_taken(tmp_path):
+    figures = storage.measure(tmp_path, jobs=250)
+    assert [figure.what for figure in figures] == [
+        "submit, in batches of 100, synced, 250 jobs",
+        "start from the log alone, 250 jobs",
+        "snapshot",
+        "start from the snapshot, 250 jobs",
+    ]
+    snapshot_bytes = int(figures[2].note.rpartition(", ")[2].split()[0])
+    assert snapshot_bytes >= 40
     assert list(tmp_path.iterdir()) == []

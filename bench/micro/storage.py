@@ -1,0 +1,150 @@
+"""A partition's memory and start-up: so many jobs wait, then it starts anew, in four processes.
+
+One fills a log, as the actor does, and ends. One starts from the log alone; one starts and takes a
+snapshot, step by step; one starts from that. Each measures itself: what a process keeps of what it
+has freed must not count. Files are in the page cache, as after a crash of the process.
+
+Memory is the growth of the resident set from before the start, divided by the jobs.
+"""
+
+import gc
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from bench.errors import BenchError
+from bench.micro.figure import Figure
+from partitions.checkpoint import Checkpoints
+from partitions.disk import RealDisk
+from partitions.limits import RESERVE_BYTES
+from partitions.log import EVENT_BYTES_MAX, Identity, Log
+from partitions.messages import Enqueue
+from partitions.recovery import recover
+from partitions.slots import SLOTS, make_job_id
+from partitions.state import PartitionState
+
+if TYPE_CHECKING:
+    from partitions.events import Event
+
+JOBS: Final = 1_000_000
+_PAYLOAD_BYTES: Final = 256
+_BATCH: Final = 100
+_NOW_MS: Final = 1_700_000_000_000
+_IDENTITY: Final = Identity(0, 0, SLOTS)
+
+
+class Phase(msgspec.Struct, frozen=True):
+    """What one of the processes saw."""
+
+    jobs: int
+    seconds: float
+    memory_bytes: int
+    snapshot_bytes: int = 0
+    longest_step_ms: float = 0.0
+
+
+def measure(parent: Path, jobs: int = JOBS) -> list[Figure]:
+    """Fill, start from the log, take a snapshot, start from it; below ``parent``.
+
+    Raises:
+        BenchError: one of the processes failed, or did not find every job.
+    """
+    with tempfile.TemporaryDirectory(prefix="queue-node-micro-", dir=parent) as directory:
+        filled, from_log, shot, from_snapshot = (
+            _in_a_process(phase, directory, jobs)
+            for phase in ("fill", "start", "snapshot", "start")
+        )
+    return [
+        _figure("submit, in batches of 100, synced", filled),
+        _figure("start from the log alone", from_log),
+        Figure(
+            "snapshot",
+            jobs / shot.seconds,
+            f"{shot.seconds:.2f} s in all, longest step {shot.longest_step_ms:.1f} ms,"
+            f" {shot.snapshot_bytes / jobs:.0f} bytes a job",
+        ),
+        _figure("start from the snapshot", from_snapshot),
+    ]
+
+
+def _figure(what: str, phase: Phase) -> Figure:
+    note = f"{phase.seconds:.2f} s, {phase.memory_bytes / phase.jobs:.0f} bytes of memory a job"
+    return Figure(f"{what}, {phase.jobs:,} jobs", phase.jobs / phase.seconds, note)
+
+
+def _in_a_process(phase: str, directory: str, jobs: int) -> Phase:
+    command = [sys.executable, "-m", "bench.micro.storage", phase, directory, str(jobs)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    if done.returncode != 0:
+        raise BenchError(f"the process of the phase {phase!r} ended with {done.returncode}")
+    seen = msgspec.json.decode(done.stdout, type=Phase)
+    if seen.jobs != jobs:
+        raise BenchError(f"phase {phase!r}: {seen.jobs} jobs are there, not {jobs}")
+    return seen
+
+
+def _run(phase: str, directory: Path, jobs: int) -> Phase:
+    # As in a partition: what recovery makes has no cycles.
+    gc.disable()
+    disk, state = RealDisk(), PartitionState()
+    memory_before, started = _resident_bytes(), time.perf_counter()
+    found = recover(disk, directory, _IDENTITY, state)
+    snapshot_bytes, longest_step_ms = 0, 0.0
+    if phase == "fill":
+        _fill(state, found.log, jobs)
+    elif phase == "snapshot":
+        # Due at once, however small the log is.
+        checkpoints = Checkpoints(
+            disk,
+            directory,
+            _IDENTITY,
+            state,
+            found.log,
+            record_bytes=found.record_bytes,
+            growth_bytes_min=0,
+            duty=0,
+        )
+        started = time.perf_counter()
+        while checkpoints.next_step_ms is not None:
+            checkpoints.step(_NOW_MS)
+        longest_step_ms = checkpoints.longest_step_ms
+        snapshot_bytes = sum(path.stat().st_size for path in directory.glob("*.snap"))
+    seconds = time.perf_counter() - started
+    memory = _resident_bytes() - memory_before
+    found.log.close()
+    return Phase(len(state), seconds, memory, snapshot_bytes, longest_step_ms)
+
+
+def _fill(state: PartitionState, log: Log, jobs: int) -> None:
+    draw = random.Random(1)
+    payload = draw.randbytes(_PAYLOAD_BYTES)
+    size = _BATCH * (_PAYLOAD_BYTES + EVENT_BYTES_MAX)
+    for first in range(0, jobs, _BATCH):
+        now_ms = _NOW_MS + first // _BATCH
+        events: list[Event] = []
+        for _ in range(min(_BATCH, jobs - first)):
+            job_id = make_job_id(now_ms, draw.getrandbits(58), draw.randrange(SLOTS))
+            command = Enqueue(job_id, payload, 3, "owner")
+            events += state.apply(command, now_ms, log.next_blob_at(len(payload))).events
+            log.stage(payload)
+        assert log.reserve(size, keep_bytes=RESERVE_BYTES), "the disk is full"
+        log.commit(events, now_ms)
+        log.make_room(now_ms)
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(
+        msgspec.json.encode(_run(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))
+    )
