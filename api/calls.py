@@ -113,6 +113,7 @@ class Drive(Awaitable[_T]):
                 elif trap is not _NEEDS_TASK:
                     argument = yield trap
             except BaseException as error:
+                # Whatever ends the wait, a cancellation above all, is the operation's to handle.
                 step, argument = steps.throw, error
             try:
                 trap = step(argument)

@@ -573,6 +573,9 @@ class Connection:
 
 
 def _failed(head: Head, error: Exception) -> Answer:
-    """The answer to a request whose handler has a bug."""
+    """The answer to a request whose handler raised, which none does but by a bug of ours.
+
+    Every exception: a bug that one request meets must not end the front for all others.
+    """
     log.error("a lane handler failed: %s", head.name, exc_info=error)
     return to_answer(problems.INTERNAL)

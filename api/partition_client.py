@@ -115,6 +115,7 @@ class PartitionClient:
         try:
             yield call
         except BaseException:
+            # Cancelled, or the operation was closed: nobody wants the reply any more.
             self._give_up(call)
             raise
         return call.result()
