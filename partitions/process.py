@@ -22,6 +22,7 @@ from partitions.disk import Disk
 from partitions.errors import PipeError
 from partitions.limits import MAILBOX_MAILS_MAX
 from partitions.log import NO_SPACE, Identity
+from partitions.made import mark_made
 from partitions.messages import (
     PUSH_ID,
     Recovering,
@@ -126,7 +127,9 @@ class PartitionProcess:
         while True:
             state = PartitionState(policy)
             try:
-                return state, await self._recover_in_pieces(state)
+                found = await self._recover_in_pieces(state)
+                mark_made(self._disk, self._directory)
+                return state, found
             except OSError as error:
                 if error.errno not in NO_SPACE:
                     raise

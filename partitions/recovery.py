@@ -40,6 +40,7 @@ from partitions.log import (
     segment_name,
     write_segment,
 )
+from partitions.made import refuse_lost
 from partitions.record import (
     SEAL_BYTES,
     SEGMENT_HEADER_BYTES,
@@ -147,6 +148,7 @@ def recovering(
         if files.snapshots:
             path = directory / segment_name(1)
             raise CorruptLogError(path, 0, "snapshots are here, but no segment of the log is")
+        refuse_lost(disk, directory)
         _remove(disk, files.leftovers)
         tail = _first_tail(disk, directory, identity, sizes)
         log = Log(disk, directory, identity, tail, sizes)

@@ -25,6 +25,7 @@ from partitions.events import decode_events
 from partitions.files import Files, LoadedSegment, list_files
 from partitions.job import EMPTY_AT, Job
 from partitions.log import Identity, read_text, segment_name
+from partitions.made import refuse_lost
 from partitions.positions import make_position, offset_of, segment_of
 from partitions.record import BLOB_HEADER_BYTES, Record
 from partitions.recovery import split_segments
@@ -156,6 +157,7 @@ class _Look:
             path = self._directory / segment_name(1)
             raise CorruptLogError(path, 0, "snapshots are here, but no segment of the log is")
         if not files.segments:
+            refuse_lost(self._disk, self._directory)
             if not files.foreign:
                 self._note(self._directory, 0, "there is no log, a start makes a new one", _EMPTY)
             return

@@ -21,6 +21,7 @@ from partitions.clock import SystemClock
 from partitions.copying import Copied, copying, files_of
 from partitions.disk import RealDisk
 from partitions.errors import DirectoryInUseError
+from partitions.made import refuse_lost
 from queue_node import config
 from queue_node.backup_file import BACKUP_FORMAT, BackupFile, write_backup_file
 from queue_node.backup_keys import copy_keys
@@ -155,6 +156,7 @@ def back_up(planned: Report, *, link: bool, bars: Stages) -> tuple[Report, list[
         with bars.stage("copying", planned.linked_bytes + planned.copied_bytes) as stage:
             for number in range(planned.partitions):
                 name = partition_name(number)
+                refuse_lost(_disk, source / name)
                 (part / name).mkdir(mode=0o700)
                 steps = copying(source / name, part / name, copied, link=link)
                 for done in steps:

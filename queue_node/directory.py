@@ -5,6 +5,7 @@ What is in it::
     lock         held (flock) while a node runs; names its process and runtime directory
     node.json    {"format": 1, "partitions": N}: see queue_node/node_file.py
     p-0000/ ...  one directory per partition, its log: see partitions/log.py
+    p-0000.made  a mark that the partition had a log once: see partitions/made.py
     keys.sqlite  the embedded key store, unless REDIS_URL is set
     reshard/     while ``queue-node reshard`` works: see queue_node/reshard_switch.py
 
@@ -32,6 +33,7 @@ from queue_node.node_file import (
     KEYS,
     NODE,
     NodeFile,
+    marks_of,
     partition_name,
     partition_numbers,
     read_node_file,
@@ -94,7 +96,7 @@ class DataDirectory:
             return asked or default
         self._look_after_reshard(made_with)
         if asked is not None and asked != made_with.partitions:
-            if not partition_numbers(self.path):
+            if not partition_numbers(self.path) and not marks_of(self.path):
                 return asked
             raise DirectoryError(
                 f"WAL_DIR={self.path} was made with PARTITIONS={made_with.partitions} and can't "

@@ -21,6 +21,7 @@ from partitions.events import Event, decode_events
 from partitions.files import LoadedSegment, list_files
 from partitions.job import EMPTY_AT
 from partitions.log import segment_name
+from partitions.made import refuse_lost
 from partitions.positions import offset_of, segment_of
 from partitions.record import (
     BLOB_HEADER_BYTES,
@@ -111,6 +112,7 @@ def lines_of(
         CorruptLogError: the first thing that does not check.
     """
     directory = path / partition_name(number)
+    refuse_lost(_disk, directory)
     segments = _from(directory, list_files(_disk, directory).segments, first_lsn)
     for segment, item in walk(_disk, directory, identity_of(number, partitions), segments):
         if not isinstance(item, Record):

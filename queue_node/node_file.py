@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from partitions.made import MADE
 from queue_node.errors import DirectoryError
 
 FORMAT: Final = 1
@@ -39,6 +40,12 @@ def partition_numbers(path: Path) -> list[int]:
     """The partitions that have a directory in ``path``."""
     found = (_PARTITION.fullmatch(name) for name in os.listdir(path))
     return sorted(int(match[1]) for match in found if match)
+
+
+def marks_of(path: Path) -> dict[int, Path]:
+    """``{partition: the mark that it had a log}``, of partitions whose directory is gone too."""
+    found = {mark: _PARTITION.fullmatch(mark.stem) for mark in path.glob(f"*{MADE}")}
+    return {int(match[1]): mark for mark, match in found.items() if match}
 
 
 def read_node_file(path: Path) -> NodeFile | None:

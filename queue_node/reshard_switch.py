@@ -3,7 +3,8 @@
 Everything is built in ``reshard/new``, and nothing else changes until it is complete. Then::
 
     1  node.json says the new number, and that it is moving    the decision, one rename
-    2  each old partition goes to reshard/old, and the new one to its place
+    2  each old partition goes to reshard/old, and the new one to its place; marks of those that
+       are no more go (partitions/made.py)
     3  node.json says the new number
     4  reshard/ goes, and the old data with it
 
@@ -21,6 +22,7 @@ from queue_node.errors import DirectoryError
 from queue_node.node_file import (
     FORMAT,
     NodeFile,
+    marks_of,
     partition_name,
     partition_numbers,
     read_node_file,
@@ -88,3 +90,6 @@ def _move(wal_dir: Path, partitions: int) -> None:
             os.rename(new / name, wal_dir / name)
             sync_directory(wal_dir)
             sync_directory(new)
+    for number, mark in marks_of(wal_dir).items():
+        if number >= partitions:
+            mark.unlink()  # Durable with the node.json that follows.

@@ -138,7 +138,8 @@ def check_that_the_checker_checks(history: History, allowed: int) -> None:
 
 
 def test_a_node_that_does_lose_its_jobs_is_found_out(make_node: NodeMaker) -> None:
-    # The control of the whole arrangement: one partition's log disappears in a crash.
+    # The control of the whole arrangement: one partition's log disappears in a crash, and with it
+    # the mark that there was one, without which the partition takes itself for a new one.
     node = quick_node(make_node).start()
     with Load(node, workers=WORKERS, lease_ms=LEASE_MS) as load:
         goal = SETTLED_BETWEEN_KILLS
@@ -147,6 +148,7 @@ def test_a_node_that_does_lose_its_jobs_is_found_out(make_node: NodeMaker) -> No
     node.kill()
     for segment in (node.data / "p-0000").glob("*.seg"):
         segment.unlink()
+    (node.data / "p-0000.made").unlink()
     node.start()
     load.read_all()
     found = found_in(load.history, lost_leases_max(load, 1))

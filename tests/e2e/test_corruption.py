@@ -139,6 +139,10 @@ def _missing(folder: Path) -> None:
     (folder / SEGMENT).rename(folder / "0000000002.seg")
 
 
+def _removed(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
 def _gap(folder: Path) -> None:
     content = (folder / SEGMENT).read_bytes()
     one = records_of(content)[1]
@@ -147,7 +151,7 @@ def _gap(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [_bit, _header, _page, _foreign, _another_partitions, _another_name, _missing, _gap],
+    [_bit, _header, _page, _foreign, _another_partitions, _another_name, _missing, _removed, _gap],
     ids=lambda damage: damage.__name__.strip("_").replace("_", " "),
 )
 def test_the_damaged_partition_stays_down_and_says_why_and_the_other_serves(

@@ -249,7 +249,8 @@ class FakeDisk:
 
     def make_directory(self, path: Path) -> None:
         """See ``disk.Disk``."""
-        self._directories.setdefault(path, _Directory())
+        for each in (path, *path.parents):
+            self._directories.setdefault(each, _Directory())
 
     def lock_directory(self, path: Path) -> object:
         """See ``disk.Disk``."""
