@@ -22,7 +22,6 @@ from partitions.copying import Copied, copying, files_of
 from partitions.disk import RealDisk
 from partitions.errors import DirectoryInUseError
 from partitions.made import refuse_lost
-from queue_node import config
 from queue_node.backup_file import BACKUP_FORMAT, BackupFile, write_backup_file
 from queue_node.backup_keys import copy_keys
 from queue_node.census import Count, count_jobs, rows_of
@@ -36,12 +35,14 @@ from queue_node.node_file import (
 from queue_node.offline import (
     ToolUsageError,
     add_common_arguments,
+    begin,
     check_room,
     data_directory,
     existing_node,
     free_bytes,
     nearest_existing,
     plain_faults,
+    remove,
     warn,
 )
 from queue_node.progress import Stages, print_summary, size, stages
@@ -89,8 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         NodeError: there is no backup, and why.
     """
-    settings = config.read(os.environ)
-    os.umask(0o077)
+    settings = begin()
     # The node's processes come first; and all files of a partition are open for a moment.
     os.nice(_NICENESS)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -211,10 +211,7 @@ def _clear(part: Path) -> None:
         if not entry.name.startswith(("p-", "node.", "keys.sqlite", "backup.")):
             raise NodeError(f"{part} is in the way: {entry.name} in it is not of a backup")
     for entry in part.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+        remove(entry)
 
 
 def _sizes_of(directory: Path) -> list[int]:

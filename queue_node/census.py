@@ -46,14 +46,11 @@ def count_jobs(folder: Path, partitions: int, stages: Stages, what: str) -> tupl
         for number in range(partitions):
             directory = folder / partition_name(number)
             steps = counting(_disk, directory, identity_of(number, partitions), census)
-            while True:
-                try:
-                    stage.reach(number + next(steps))
-                except StopIteration as end:
-                    warnings += [f"bad snapshot: {bad}" for bad in end.value.bad_snapshots]
-                    break
-                except CorruptLogError as error:
-                    raise NodeError(f"the log is corrupt: {error}") from error
+            try:
+                found = stage.follow(steps, number)
+            except CorruptLogError as error:
+                raise NodeError(f"the log is corrupt: {error}") from error
+            warnings += [f"bad snapshot: {bad}" for bad in found.bad_snapshots]
     warnings += [f"unreadable text: {error}" for error in census.unreadable]
     return count_of(census), warnings
 

@@ -1,4 +1,4 @@
-"""What ``backup``, ``restore`` and ``reshard`` have in common: their words, and their refusals."""
+"""What the commands that work on a data directory have in common: their words, their refusals."""
 
 import argparse
 import os
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from partitions.errors import PartitionError
+from queue_node import config
 from queue_node.config import Config
 from queue_node.errors import DirectoryError, ExitCode, NodeError
 from queue_node.node_file import NodeFile, read_node_file
@@ -33,20 +34,48 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the summary as JSON, and no bars")
 
 
+def begin() -> Config:
+    """The configuration; what is made from now on is its owner's alone.
+
+    Raises:
+        ConfigError: a variable has a wrong value.
+    """
+    os.umask(0o077)
+    return config.read(os.environ)
+
+
+def remove(entry: Path) -> None:
+    """A file, or a directory with all that is in it."""
+    if entry.is_dir():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()
+
+
 def data_directory(named: str | None, settings: Config) -> Path:
     """The data directory that is meant."""
     return Path(os.path.abspath(named or settings.wal_dir))
 
 
-def existing_node(path: Path) -> NodeFile:
+def node_of(path: Path) -> NodeFile:
     """``node.json`` of a node that has run there.
 
     Raises:
-        DirectoryError: none has, or its last reshard is not finished.
+        DirectoryError: none has.
     """
     node = read_node_file(path) if path.is_dir() else None
     if node is None:
         raise DirectoryError(f"WAL_DIR={path}: no node has run here (there is no node.json)")
+    return node
+
+
+def existing_node(path: Path) -> NodeFile:
+    """The same of one whose partitions are in their places.
+
+    Raises:
+        DirectoryError: none has run there, or its last reshard is not finished.
+    """
+    node = node_of(path)
     if node.moving:
         raise DirectoryError(
             f"WAL_DIR={path}: a reshard was decided and cut short; it is finished by the next "

@@ -5,9 +5,9 @@ table or as one JSON object.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from rich.console import Console
@@ -16,6 +16,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 _WIDTH: Final = 14
+
+T = TypeVar("T")
 
 
 class Stage:
@@ -32,6 +34,15 @@ class Stage:
     def reach(self, done: float) -> None:
         """So much is done in all."""
         self._progress.update(self._task, completed=done)
+
+    def follow(self, steps: Generator[float, None, T], index: int) -> T:
+        """Run ``steps`` to their end; they yield how much of part ``index`` is done, 0 to 1."""
+        while True:
+            try:
+                self.reach(index + next(steps))
+            except StopIteration as end:
+                result: T = end.value
+                return result
 
 
 class Stages:

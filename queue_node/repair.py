@@ -10,10 +10,10 @@ import argparse
 import fcntl
 import os
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 from rich.console import Console
@@ -25,7 +25,6 @@ from partitions.regroup import identity_of
 from partitions.remains import Gap, Remains, gathering
 from partitions.slots import format_job_id
 from partitions.verify import Fault, PartitionReport, verifying
-from queue_node import config
 from queue_node.directory import LOCK
 from queue_node.errors import DirectoryError, NodeError
 from queue_node.node_file import (
@@ -36,12 +35,13 @@ from queue_node.node_file import (
 )
 from queue_node.offline import (
     ToolUsageError,
+    begin,
     check_room,
     data_directory,
     existing_node,
     plain_faults,
 )
-from queue_node.progress import Stage, Stages, print_json, stages
+from queue_node.progress import Stages, print_json, stages
 from queue_node.verify import fault_lines, verify
 
 _disk: Final = RealDisk()
@@ -52,8 +52,6 @@ _ROOM_FOR_EACH: Final = 4 << 20
 
 _SUBMISSION: Final = "its submission is in a gap of the log"
 _PAYLOAD: Final = "its payload cannot be read"
-
-T = TypeVar("T")
 
 
 class LostJob(msgspec.Struct, frozen=True):
@@ -120,8 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         NodeError: there is no copy, and why.
     """
-    os.umask(0o077)
-    source = data_directory(arguments.directory, config.read(os.environ))
+    source = data_directory(arguments.directory, begin())
     dest = Path(os.path.abspath(arguments.dest))
     with stages(quiet=arguments.json) as bars:
         report = repair(source, dest, dry_run=arguments.dry_run, bars=bars)
@@ -207,7 +204,7 @@ def _verified(source: Path, partitions: int, bars: Stages) -> list[PartitionRepo
         for number in range(partitions):
             directory = source / partition_name(number)
             steps = verifying(_disk, directory, identity_of(number, partitions), deep=True)
-            looks.append(_followed(steps, stage, number))
+            looks.append(stage.follow(steps, number))
     return looks
 
 
@@ -226,11 +223,11 @@ def _repaired(
         return RepairedPartition(number, False, look.jobs, torn_bytes=look.torn_bytes)
     with bars.stage(f"repairing {number}", 2 if new is None else 3) as stage:
         identity = identity_of(number, partitions)
-        remains = _followed(gathering(_disk, directory, identity), stage, 0)
+        remains = stage.follow(gathering(_disk, directory, identity), 0)
         submissions = sorted(remains.rescue.lost)
-        checked = _followed(checking(_disk, directory, remains), stage, 1)
+        checked = stage.follow(checking(_disk, directory, remains), 1)
         if new is not None:
-            _followed(rebuilding(_disk, directory, remains, new), stage, 2)
+            stage.follow(rebuilding(_disk, directory, remains, new), 2)
     return _outcome(look, remains, submissions, checked)
 
 
@@ -267,16 +264,6 @@ def _copy_keys(source: Path, target: Path) -> None:
         if (source / name).exists():
             for _ in copying_file(source / name, target / name):
                 pass
-
-
-def _followed(steps: Generator[float, None, T], stage: Stage, index: int) -> T:
-    """Run ``steps`` to its end, showing how far it is in part ``index`` of the stage."""
-    while True:
-        try:
-            stage.reach(index + next(steps))
-        except StopIteration as end:
-            result: T = end.value
-            return result
 
 
 # For people ---------------------------------------------------------------------------------

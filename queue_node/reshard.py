@@ -6,7 +6,6 @@ killed after it, the next reshard or start finishes the renames. Nothing is lost
 """
 
 import argparse
-import os
 from pathlib import Path
 from typing import Final
 
@@ -17,17 +16,19 @@ from partitions.copying import files_of
 from partitions.disk import RealDisk
 from partitions.errors import DirectoryInUseError
 from partitions.regroup import Source, identity_of, loading, regrouping
-from queue_node import config, reshard_switch
+from queue_node import reshard_switch
 from queue_node.census import Count, count_jobs, count_of, rows_of
 from queue_node.config import PARTITIONS_MAX
 from queue_node.directory import hold
 from queue_node.errors import DirectoryError, NodeError
-from queue_node.node_file import partition_name, read_node_file
+from queue_node.node_file import partition_name
 from queue_node.offline import (
     add_common_arguments,
+    begin,
     check_room,
     data_directory,
     free_bytes,
+    node_of,
     plain_faults,
 )
 from queue_node.progress import Stages, print_summary, size, stages
@@ -72,8 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         NodeError: it was not done, and why; the node's data is as it was.
     """
-    settings = config.read(os.environ)
-    os.umask(0o077)
+    settings = begin()
     wal_dir = data_directory(arguments.directory, settings)
     report = plan(wal_dir, arguments.partitions)
     if not arguments.dry_run:
@@ -89,9 +89,7 @@ def plan(wal_dir: Path, partitions: int) -> Report:
     Raises:
         NodeError: there is no node.
     """
-    node = read_node_file(wal_dir) if wal_dir.is_dir() else None
-    if node is None:
-        raise DirectoryError(f"WAL_DIR={wal_dir}: no node has run here (there is no node.json)")
+    node = node_of(wal_dir)
     with plain_faults():
         old_bytes = _bytes_in(wal_dir, node.partitions)
     return Report(
@@ -112,8 +110,7 @@ def reshard(planned: Report, bars: Stages) -> Report:
     """
     wal_dir, partitions = Path(planned.directory), planned.partitions
     with hold(str(wal_dir)), plain_faults():
-        node = read_node_file(wal_dir)
-        assert node is not None, "the plan saw it"
+        node = node_of(wal_dir)
         if node.moving or reshard_switch.has_leftovers(wal_dir):
             reshard_switch.finish(wal_dir)
         if node.partitions == partitions:
@@ -162,12 +159,7 @@ def _load(wal_dir: Path, partitions: int, bars: Stages) -> list[Source]:
             steps = loading(
                 _disk, wal_dir / partition_name(number), identity_of(number, partitions)
             )
-            while True:
-                try:
-                    stage.reach(number + next(steps))
-                except StopIteration as end:
-                    sources.append(end.value)
-                    break
+            sources.append(stage.follow(steps, number))
     return sources
 
 

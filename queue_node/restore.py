@@ -11,7 +11,6 @@ as many as 262,144 leases a millisecond, so that is above any token of any life 
 
 import argparse
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -25,7 +24,6 @@ from partitions.events import TokensRaised
 from partitions.recovery import recover
 from partitions.regroup import identity_of
 from partitions.state import PartitionState
-from queue_node import config
 from queue_node.backup_file import BackupFile, read_backup_file
 from queue_node.census import Count, count_jobs, rows_of
 from queue_node.directory import LOCK, hold
@@ -42,10 +40,12 @@ from queue_node.node_file import (
 from queue_node.offline import (
     ToolUsageError,
     add_common_arguments,
+    begin,
     check_room,
     data_directory,
     free_bytes,
     plain_faults,
+    remove,
     warn,
 )
 from queue_node.progress import Stages, print_summary, size, stages
@@ -88,8 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         NodeError: it was not restored, and why.
     """
-    settings = config.read(os.environ)
-    os.umask(0o077)
+    settings = begin()
     backup = Path(os.path.abspath(arguments.backup))
     report = plan(backup, data_directory(arguments.directory, settings))
     if not arguments.dry_run:
@@ -169,12 +168,8 @@ def _begin(target: Path) -> None:
     _disk.create(mark).close()
     sync_directory(target)
     for entry in target.iterdir():
-        if entry.name in _HARMLESS or entry == mark:
-            continue
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+        if entry.name not in _HARMLESS and entry != mark:
+            remove(entry)
 
 
 def _files(backup: Path, about: BackupFile) -> Iterator[Path]:

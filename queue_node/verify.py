@@ -100,12 +100,7 @@ def verify(path: Path, *, deep: bool, bars: Stages) -> Report:
             steps = verifying(
                 _disk, path / partition_name(number), identity_of(number, count), deep=deep
             )
-            while True:
-                try:
-                    stage.reach(number + next(steps))
-                except StopIteration as end:
-                    partitions.append(end.value)
-                    break
+            partitions.append(stage.follow(steps, number))
     good = not faults and not any(each.faults for each in partitions)
     return Report(str(path), good, running_node(path), partitions, faults)
 
