@@ -12,8 +12,16 @@ import msgspec
 
 from partitions.disk import Disk
 from partitions.errors import CorruptLogError
+from partitions.events import Event, decode_events
 from partitions.log import Identity, segment_name
-from partitions.record import SEGMENT_HEADER_BYTES, SegmentHeader, decode_segment_header
+from partitions.record import (
+    SEGMENT_HEADER_BYTES,
+    End,
+    LogEnd,
+    Record,
+    SegmentHeader,
+    decode_segment_header,
+)
 
 _SEGMENT_NAME: Final = re.compile(r"(\d{10})\.seg")
 _SNAPSHOT_NAME: Final = re.compile(r"(\d{20})\.snap")
@@ -107,3 +115,23 @@ def check_header(path: Path, data: bytes, number: int, identity: Identity) -> Se
             f"{owner.slot_end - 1}), not of partition {identity.partition}",
         )
     return header
+
+
+def events_of(segment: LoadedSegment, record: Record) -> list[Event]:
+    """The events of a record in ``segment``.
+
+    Raises:
+        CorruptLogError: its checksum is right, and they are none that we know.
+    """
+    try:
+        return decode_events(record.events)
+    except msgspec.MsgspecError as error:
+        what = f"record {record.lsn} holds events that cannot be read: {error}"
+        raise CorruptLogError(segment.path, record.offset_bytes, what) from error
+
+
+def torn_bytes(segment: LoadedSegment, end: LogEnd) -> int:
+    """Bytes behind the last record that a crash left unfinished."""
+    if end.kind is not End.TORN:
+        return 0
+    return len(segment.data[end.offset_bytes :].rstrip(b"\0"))

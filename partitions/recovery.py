@@ -26,8 +26,16 @@ import msgspec
 
 from partitions.disk import Disk
 from partitions.errors import CorruptLogError
-from partitions.events import decode_events
-from partitions.files import LoadedSegment, check_header, list_files, load_segment, refuse_foreign
+from partitions.files import (
+    LoadedSegment,
+    check_header,
+    events_of,
+    list_files,
+    load_segment,
+    refuse_foreign,
+    torn_bytes,
+)
+from partitions.live import LiveTexts
 from partitions.log import (
     NO_SPACE,
     Identity,
@@ -187,7 +195,7 @@ def recovering(
         at.records,
         at.record_bytes,
         len(files.segments),
-        _torn_bytes(last, end),
+        torn_bytes(last, end),
         at.newest_ms,
         snapshot,
         bad,
@@ -282,7 +290,8 @@ def _replay(
         at.prev_crc, at.seen_lsn = item.crc, item.lsn
         if item.lsn < at.next_lsn:
             continue  # the snapshot has it
-        _evolve(segment, item, state)
+        for event in events_of(segment, item):
+            state.evolve(event)
         at.next_lsn = item.lsn + 1
         at.newest_ms = max(at.newest_ms, item.written_ms)
         at.records += 1
@@ -308,16 +317,6 @@ def _check_continues(segment: LoadedSegment, at: _Position) -> None:
         )
 
 
-def _evolve(segment: LoadedSegment, record: Record, state: PartitionState) -> None:
-    try:
-        events = decode_events(record.events)
-    except msgspec.MsgspecError as error:
-        what = f"record {record.lsn} holds events that cannot be read: {error}"
-        raise CorruptLogError(segment.path, record.offset_bytes, what) from error
-    for event in events:
-        state.evolve(event)
-
-
 def _check_whole(
     directory: Path,
     last: LoadedSegment,
@@ -332,11 +331,19 @@ def _check_whole(
     if snapshot is not None and at.seen_lsn < snapshot.lsn:
         what = f"the log ends before record {snapshot.lsn}, which the snapshot covers"
         raise CorruptLogError(last.path, 0, what)
-    missing = set(state.live.by_segment) - set(sealed) - {last.header.number}
+    refuse_missing_texts(directory, state.live, [*sealed, last.header.number])
+
+
+def refuse_missing_texts(directory: Path, live: LiveTexts, numbers: list[int]) -> None:
+    """Every text that a job needs is in one of the segments that are there, by ``numbers``.
+
+    Raises:
+        CorruptLogError: one is not.
+    """
+    missing = live.by_segment.keys() - set(numbers)
     if missing:
         number = min(missing)
-        needed_bytes = state.live.by_segment[number]
-        what = f"segment is missing, and {needed_bytes} bytes of texts in it are needed"
+        what = f"segment is missing, and {live.by_segment[number]} bytes of texts in it are needed"
         raise CorruptLogError(directory / segment_name(number), 0, what)
 
 
@@ -411,9 +418,3 @@ def _copied_tail(
         disk.sync_directory(directory)
     assert at.prev_crc is not None, "settled by then"
     return Tail(last.header, file, end.offset_bytes, zeros_end, at.next_lsn, at.prev_crc)
-
-
-def _torn_bytes(last: LoadedSegment, end: LogEnd) -> int:
-    if end.kind is not End.TORN:
-        return 0
-    return len(last.data[end.offset_bytes :].rstrip(b"\0"))

@@ -21,14 +21,13 @@ import msgspec
 
 from partitions.disk import Disk, File
 from partitions.errors import BlobUnreadableError, CorruptLogError
-from partitions.events import decode_events
-from partitions.files import Files, LoadedSegment, list_files
+from partitions.files import Files, LoadedSegment, events_of, list_files, torn_bytes
 from partitions.job import EMPTY_AT, Job
 from partitions.log import Identity, read_text, segment_name
 from partitions.made import refuse_lost
 from partitions.positions import make_position, offset_of, segment_of
 from partitions.record import BLOB_HEADER_BYTES, Record
-from partitions.recovery import split_segments
+from partitions.recovery import refuse_missing_texts, split_segments
 from partitions.snapshot import (
     BadSnapshotError,
     SnapshotHead,
@@ -37,7 +36,7 @@ from partitions.snapshot import (
     snapshot_name,
 )
 from partitions.state import PartitionState, StateHead
-from partitions.walk import torn_bytes, walk
+from partitions.walk import walk
 
 LOOKS_MAX: Final = 5
 """A node retires a segment every few seconds at most, a look at what is left takes less."""
@@ -170,12 +169,7 @@ class _Look:
             yield from _share(loading, len(files.snapshots), parts)
         replaying = self._replay(files.segments, base, newest)
         yield from _share(replaying, len(files.snapshots) + 1, parts)
-        missing = set(self._state.live.by_segment) - set(files.segments)
-        if missing:
-            number = min(missing)
-            size = self._state.live.by_segment[number]
-            what = f"segment is missing, and {size} bytes of texts in it are needed"
-            raise CorruptLogError(self._directory / segment_name(number), 0, what)
+        refuse_missing_texts(self._directory, self._state.live, files.segments)
         if deep:
             yield from _share(self._read_texts(), parts - 1, parts)
 
@@ -244,12 +238,10 @@ class _Look:
             raise CorruptLogError(self._directory / segment_name(segments[-1]), 0, what)
 
     def _evolve(self, segment: LoadedSegment, record: Record) -> None:
+        events = events_of(segment, record)
         try:
-            for event in decode_events(record.events):
+            for event in events:
                 self._state.evolve(event)
-        except msgspec.MsgspecError as error:
-            what = f"record {record.lsn} holds events that cannot be read: {error}"
-            raise CorruptLogError(segment.path, record.offset_bytes, what) from error
         except (LookupError, ValueError, AssertionError) as error:
             what = f"record {record.lsn} does not fit the jobs that are there: {error!r}"
             raise CorruptLogError(segment.path, record.offset_bytes, what) from error

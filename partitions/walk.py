@@ -87,10 +87,3 @@ class _Chain:
                 raise fault
             # A crash may have cut a seal; then nothing was written behind it yet.
             self._torn_seal = fault
-
-
-def torn_bytes(segment: LoadedSegment, end: LogEnd) -> int:
-    """Bytes behind the last record that a crash left unfinished."""
-    if end.kind is not End.TORN:
-        return 0
-    return len(segment.data[end.offset_bytes :].rstrip(b"\0"))

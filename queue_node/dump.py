@@ -17,8 +17,8 @@ import msgspec
 
 from partitions.disk import RealDisk
 from partitions.errors import CorruptLogError
-from partitions.events import Event, decode_events
-from partitions.files import LoadedSegment, list_files
+from partitions.events import Event
+from partitions.files import LoadedSegment, events_of, list_files, torn_bytes
 from partitions.job import EMPTY_AT
 from partitions.log import segment_name
 from partitions.made import refuse_lost
@@ -32,7 +32,7 @@ from partitions.record import (
 )
 from partitions.regroup import identity_of
 from partitions.slots import format_job_id
-from partitions.walk import torn_bytes, walk
+from partitions.walk import walk
 from queue_node import config
 from queue_node.errors import ExitCode
 from queue_node.node_file import partition_name
@@ -135,11 +135,6 @@ def _from(directory: Path, segments: list[int], first_lsn: int) -> list[int]:
 
 
 def _shown(partition: int, segment: LoadedSegment, record: Record, texts: bool) -> dict[str, Any]:
-    try:
-        events = decode_events(record.events)
-    except msgspec.MsgspecError as error:
-        what = f"record {record.lsn} holds events that cannot be read: {error}"
-        raise CorruptLogError(segment.path, record.offset_bytes, what) from error
     return {
         "partition": partition,
         "segment": segment.header.number,
@@ -147,7 +142,7 @@ def _shown(partition: int, segment: LoadedSegment, record: Record, texts: bool) 
         "bytes": record.end_bytes - record.offset_bytes,
         "lsn": record.lsn,
         "time": _time(record.written_ms),
-        "events": [_event(event, segment, texts) for event in events],
+        "events": [_event(event, segment, texts) for event in events_of(segment, record)],
     }
 
 
