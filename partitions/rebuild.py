@@ -1,8 +1,10 @@
 """A new partition directory from what is left of an old one (``remains``).
 
-The jobs go into one snapshot as they are; before it stands a log of the texts that they need,
+The jobs go into a snapshot as they are; before it stands a log of the texts that they need,
 read from the old segments and committed anew, each under an event that says whose it is. That
-is the form that copying forward leaves behind too, so nothing else needs to know of it.
+is the form that copying forward leaves behind too, so nothing else needs to know of it. The
+log alone is no state, so a record later the same snapshot follows once more: one that goes bad
+is as harmless as anywhere.
 
 Nothing may be given twice that the lost part of the log may have given: segments, lsns and
 lease tokens go on far above the last ones known, the time not below the newest record.
@@ -86,6 +88,9 @@ def rebuilding(
     try:
         jobs = _in_order_of_texts(remains)
         yield from _copy_texts(log, texts, jobs, remains.newest_ms)
+        _write_snapshot(disk, target, remains, log)
+        log.commit([], remains.newest_ms)
+        log.make_room(remains.newest_ms)
         _write_snapshot(disk, target, remains, log)
     finally:
         texts.close()

@@ -449,6 +449,17 @@ def test_the_copy_goes_on_and_no_token_comes_again(past):
     log.close()
 
 
+def test_a_snapshot_of_the_copy_that_goes_bad_costs_nothing(past):
+    disk = past.damaged()
+    jobs = jobs_of(repaired(disk).state)
+    newest = max(name for name in disk.names(TARGET) if name.endswith(".snap"))
+    flipped(disk, TARGET / newest, 40)
+    state = PartitionState(POLICY)
+    found = recover(disk, TARGET, IDENTITY, state, SIZES)
+    assert [bad.path.name for bad in found.bad_snapshots] == [newest]
+    assert jobs_of(state) == jobs
+
+
 def test_the_last_segment_of_the_past_is_sealed_by_nobody(past):
     content = past.disk.content(past.segments[-1])
     assert find_seal(content, 64, header_of(content).nonce) is None
