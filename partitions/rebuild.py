@@ -20,17 +20,18 @@ from typing import Final
 
 import msgspec
 
-from partitions.disk import Disk, File
+from partitions.disk import Disk
 from partitions.errors import BlobUnreadableError
 from partitions.events import Event, OutcomeMoved, PayloadMoved
 from partitions.job import CREATED_SHIFT, EMPTY_AT, Job, State
 from partitions.live import LiveTexts
-from partitions.log import Log, Sizes, Tail, create_segment, read_text, segment_name
-from partitions.positions import make_position, offset_of, segment_of
-from partitions.record import BLOB_HEADER_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader
+from partitions.log import Log, Sizes, Tail, create_segment
+from partitions.positions import offset_of, segment_of
+from partitions.record import SEGMENT_HEADER_BYTES, SegmentHeader
 from partitions.remains import Remains
 from partitions.snapshot import SnapshotHead, SnapshotWriter
 from partitions.state import StateHead
+from partitions.texts import Texts
 
 JUMP: Final = 1 << 32
 """Lease tokens and lsns go on so far above the last one known: more than a log of 80 GB holds,
@@ -40,7 +41,6 @@ _SEGMENTS_JUMP: Final = 1 << 10
 _COMMIT_BYTES: Final = 4 << 20
 _COMMIT_EVENTS: Final = 10_000
 _JOBS_PER_FRAME: Final = 2_000
-_OPEN_FILES_MAX: Final = 64
 _SIZES: Final = Sizes()
 
 
@@ -55,22 +55,27 @@ class Checked(msgspec.Struct, frozen=True):
 
 def checking(disk: Disk, directory: Path, remains: Remains) -> Generator[float, None, Checked]:
     """Read every text that a job needs, and drop what is gone; yields how much is done."""
-    texts = _Texts(disk, directory, remains)
     checked = Checked([], [])
     jobs = _in_order_of_texts(remains)
-    try:
+    with Texts(disk, directory, remains.paths) as texts:
         for index, job in enumerate(jobs):
             if index % _JOBS_PER_FRAME == 0:
                 yield index / len(jobs)
-            if job.payload_at > EMPTY_AT and texts.read(job.payload_at) is None:
+            if job.payload_at > EMPTY_AT and not _reads_back(texts, job.payload_at):
                 remains.rescue.drop(job.job_id)
                 checked.payloads_lost.append(job.job_id)
-            elif job.outcome_at > EMPTY_AT and texts.read(job.outcome_at) is None:
+            elif job.outcome_at > EMPTY_AT and not _reads_back(texts, job.outcome_at):
                 job.outcome_at = 0 if job.state is State.ACKED else EMPTY_AT
                 checked.outcomes_lost.append(job.job_id)
-    finally:
-        texts.close()
     return checked
+
+
+def _reads_back(texts: Texts, position: int) -> bool:
+    try:
+        texts.read(position)
+    except (BlobUnreadableError, OSError):
+        return False
+    return True
 
 
 def rebuilding(
@@ -84,16 +89,15 @@ def rebuilding(
         OSError: of the disk; ``target`` is of no use then.
     """
     log = _new_log(disk, target, remains, sizes)
-    texts = _Texts(disk, directory, remains)
     try:
         jobs = _in_order_of_texts(remains)
-        yield from _copy_texts(log, texts, jobs, remains.newest_ms)
+        with Texts(disk, directory, remains.paths) as texts:
+            yield from _copy_texts(log, texts, jobs, remains.newest_ms)
         _write_snapshot(disk, target, remains, log)
         log.commit([], remains.newest_ms)
         log.make_room(remains.newest_ms)
         _write_snapshot(disk, target, remains, log)
     finally:
-        texts.close()
         log.close()
 
 
@@ -114,14 +118,14 @@ def _new_log(disk: Disk, target: Path, remains: Remains, sizes: Sizes) -> Log:
     return Log(disk, target, identity, tail, sizes)
 
 
-def _copy_texts(log: Log, texts: "_Texts", jobs: list[Job], now_ms: int) -> Iterator[float]:
+def _copy_texts(log: Log, texts: Texts, jobs: list[Job], now_ms: int) -> Iterator[float]:
     events: list[Event] = []
     for index, job in enumerate(jobs):
         if job.payload_at > EMPTY_AT:
-            job.payload_at = _stage(log, texts.text(job.payload_at))
+            job.payload_at = _stage(log, texts.read(job.payload_at))
             events.append(PayloadMoved(job.job_id, job.payload_at))
         if job.outcome_at > EMPTY_AT:
-            job.outcome_at = _stage(log, texts.text(job.outcome_at))
+            job.outcome_at = _stage(log, texts.read(job.outcome_at))
             events.append(OutcomeMoved(job.job_id, job.outcome_at))
         if log.staged_bytes >= _COMMIT_BYTES or len(events) >= _COMMIT_EVENTS:
             log.commit(events, now_ms)
@@ -175,48 +179,3 @@ def _in_order_of_texts(remains: Remains) -> list[Job]:
         remains.rescue.jobs.values(),
         key=lambda job: (segment_of(job.payload_at), offset_of(job.payload_at)),
     )
-
-
-class _Texts:
-    """Texts of the old segments."""
-
-    def __init__(self, disk: Disk, directory: Path, remains: Remains) -> None:
-        self._disk = disk
-        self._directory = directory
-        self._paths = remains.paths
-        self._files: dict[int, File] = {}
-
-    def read(self, position: int) -> bytes | None:
-        """The text there, if it is the one that is meant and reads back."""
-        try:
-            return self.text(position)
-        except (BlobUnreadableError, OSError):
-            return None
-
-    def text(self, position: int) -> bytes:
-        """The same.
-
-        Raises:
-            BlobUnreadableError: it does not.
-            OSError: its segment cannot be opened.
-        """
-        number, offset = segment_of(position), offset_of(position)
-        path = self._paths.get(number, self._directory / segment_name(number))
-        text = read_text(self._file(number, path), path, offset)
-        if make_position(number, offset, BLOB_HEADER_BYTES + len(text)) != position:
-            raise BlobUnreadableError(path, offset, f"another text: it has {len(text)} bytes")
-        return text
-
-    def close(self) -> None:
-        """Give the files back."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
-
-    def _file(self, number: int, path: Path) -> File:
-        file = self._files.get(number)
-        if file is None:
-            if len(self._files) >= _OPEN_FILES_MAX:
-                self._files.pop(next(iter(self._files))).close()
-            file = self._files[number] = self._disk.open(path)
-        return file

@@ -19,14 +19,14 @@ from typing import Final
 
 import msgspec
 
-from partitions.disk import Disk, File
+from partitions.disk import Disk
 from partitions.errors import BlobUnreadableError, CorruptLogError
 from partitions.files import Files, LoadedSegment, events_of, list_files, torn_bytes
 from partitions.job import EMPTY_AT, Job
-from partitions.log import Identity, read_text, segment_name
+from partitions.log import Identity, segment_name
 from partitions.made import refuse_lost
-from partitions.positions import make_position, offset_of, segment_of
-from partitions.record import BLOB_HEADER_BYTES, Record
+from partitions.positions import offset_of, segment_of
+from partitions.record import Record
 from partitions.recovery import refuse_missing_texts, split_segments
 from partitions.snapshot import (
     BadSnapshotError,
@@ -36,6 +36,7 @@ from partitions.snapshot import (
     snapshot_name,
 )
 from partitions.state import PartitionState, StateHead
+from partitions.texts import Texts
 from partitions.walk import walk
 
 LOOKS_MAX: Final = 5
@@ -268,10 +269,10 @@ class _Look:
             ]
         positions.sort(key=lambda at: (segment_of(at), offset_of(at)))
         self._report.texts = 0
-        with _Reader(self._disk, self._directory) as reader:
+        with Texts(self._disk, self._directory) as texts:
             for index, position in enumerate(positions):
                 try:
-                    reader.check(position)
+                    texts.read(position)
                     self._report.texts += 1
                 except BlobUnreadableError as error:
                     self._report.texts_bad += 1
@@ -301,42 +302,6 @@ class _Look:
     def _note(self, path: Path, offset_bytes: int, what: str, advice: str) -> None:
         if len(self._report.faults) < _FAULTS_MAX:
             self._report.faults.append(Fault(str(path), offset_bytes, what, advice))
-
-
-class _Reader:
-    """Texts in order of their segments: one file is open at a time."""
-
-    def __init__(self, disk: Disk, directory: Path) -> None:
-        self._disk = disk
-        self._directory = directory
-        self._number = 0
-        self._file: File | None = None
-
-    def __enter__(self) -> "_Reader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def check(self, position: int) -> None:
-        """Read the text there.
-
-        Raises:
-            BlobUnreadableError: it does not read back, or is not as long as the position says.
-        """
-        number, offset = segment_of(position), offset_of(position)
-        path = self._directory / segment_name(number)
-        if self._file is None or number != self._number:
-            self._close()
-            self._file, self._number = self._disk.open(path), number
-        text = read_text(self._file, path, offset)
-        if make_position(number, offset, BLOB_HEADER_BYTES + len(text)) != position:
-            raise BlobUnreadableError(path, offset, f"another text: it has {len(text)} bytes")
-
-    def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
 
 def _share(steps: Iterator[float], index: int, parts: int) -> Iterator[float]:
