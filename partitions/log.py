@@ -52,6 +52,7 @@ from partitions.record import (
     read_record,
     record_bytes,
 )
+from partitions.slots import first_slot
 
 EVENT_BYTES_MAX: Final = 512
 """More than any one event takes, its owner name included (names are at most 256 bytes)."""
@@ -68,6 +69,13 @@ class Identity(msgspec.Struct, frozen=True):
     partition: int
     slot_first: int
     slot_end: int
+
+
+def identity_of(partition: int, partitions: int) -> Identity:
+    """Whose log partition number ``partition`` of ``partitions`` has."""
+    return Identity(
+        partition, first_slot(partition, partitions), first_slot(partition + 1, partitions)
+    )
 
 
 class Sizes(msgspec.Struct, frozen=True):

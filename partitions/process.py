@@ -21,7 +21,7 @@ from partitions.clock import SystemClock
 from partitions.disk import Disk
 from partitions.errors import PipeError
 from partitions.limits import MAILBOX_MAILS_MAX
-from partitions.log import NO_SPACE, Identity
+from partitions.log import NO_SPACE, identity_of
 from partitions.made import mark_made
 from partitions.messages import (
     PUSH_ID,
@@ -34,7 +34,6 @@ from partitions.pipe import Pipe
 from partitions.recovery import Recovered, recovering
 from partitions.retry import Backoff
 from partitions.settings import PartitionSettings
-from partitions.slots import first_slot
 from partitions.state import PartitionState, Policy
 
 _LISTEN_BACKLOG: Final = 128
@@ -59,11 +58,7 @@ class PartitionProcess:
         self._settings = settings
         self._disk = disk
         self._directory = Path(settings.directory)
-        self._identity = Identity(
-            settings.partition,
-            first_slot(settings.partition, settings.partitions),
-            first_slot(settings.partition + 1, settings.partitions),
-        )
+        self._identity = identity_of(settings.partition, settings.partitions)
         self._actor: Actor | None = None
         self._early: set[Pipe] = set()
         """Fronts that connected before the partition serves."""

@@ -26,10 +26,10 @@ from partitions.events import Event, OutcomeMoved, PayloadMoved
 from partitions.job import Job
 from partitions.limits import SEGMENT_BYTES
 from partitions.live import LiveTexts
-from partitions.log import Identity, Log, Sizes, Tail, create_segment
+from partitions.log import Identity, Log, Sizes, Tail, create_segment, identity_of
 from partitions.record import SEGMENT_HEADER_BYTES, SegmentHeader
 from partitions.recovery import recovering
-from partitions.slots import first_slot, partition_of, slot_of
+from partitions.slots import partition_of, slot_of
 from partitions.snapshot import SnapshotHead, SnapshotWriter
 from partitions.state import PartitionState, StateHead
 from partitions.untouched import UntouchedDisk
@@ -60,13 +60,6 @@ class Totals(msgspec.Struct, frozen=True):
     newest_ms: int
     last_number: int
     last_token: int
-
-
-def identity_of(partition: int, partitions: int) -> Identity:
-    """Whose log partition number ``partition`` of ``partitions`` has."""
-    return Identity(
-        partition, first_slot(partition, partitions), first_slot(partition + 1, partitions)
-    )
 
 
 def loading(disk: Disk, directory: Path, identity: Identity) -> Generator[float, None, Source]:

@@ -8,7 +8,7 @@ import msgspec
 from partitions.census import Census, counting
 from partitions.disk import RealDisk
 from partitions.errors import CorruptLogError
-from partitions.regroup import identity_of
+from partitions.log import identity_of
 from queue_node.errors import NodeError
 from queue_node.node_file import partition_name
 from queue_node.progress import Stages

@@ -20,7 +20,7 @@ from partitions.errors import CorruptLogError
 from partitions.events import Event
 from partitions.files import LoadedSegment, events_of, list_files, torn_bytes
 from partitions.job import EMPTY_AT
-from partitions.log import segment_name
+from partitions.log import identity_of, segment_name
 from partitions.made import refuse_lost
 from partitions.positions import offset_of, segment_of
 from partitions.record import (
@@ -30,7 +30,6 @@ from partitions.record import (
     decode_blob_header,
     decode_segment_header,
 )
-from partitions.regroup import identity_of
 from partitions.slots import format_job_id
 from partitions.walk import walk
 from queue_node import config

@@ -20,8 +20,8 @@ from rich.console import Console
 
 from partitions.copying import copying_file, files_of
 from partitions.disk import RealDisk
+from partitions.log import identity_of
 from partitions.rebuild import Checked, checking, rebuilding
-from partitions.regroup import identity_of
 from partitions.remains import Gap, Remains, gathering
 from partitions.slots import format_job_id
 from partitions.verify import Fault, PartitionReport, verifying

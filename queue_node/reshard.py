@@ -15,7 +15,8 @@ from partitions.census import Census
 from partitions.copying import files_of
 from partitions.disk import RealDisk
 from partitions.errors import DirectoryInUseError
-from partitions.regroup import Source, identity_of, loading, regrouping
+from partitions.log import identity_of
+from partitions.regroup import Source, loading, regrouping
 from queue_node import reshard_switch
 from queue_node.census import Count, count_jobs, count_of, rows_of
 from queue_node.config import PARTITIONS_MAX

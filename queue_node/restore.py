@@ -21,8 +21,8 @@ from partitions.clock import SystemClock
 from partitions.copying import copying_file, files_of
 from partitions.disk import RealDisk
 from partitions.events import TokensRaised
+from partitions.log import identity_of
 from partitions.recovery import recover
-from partitions.regroup import identity_of
 from partitions.state import PartitionState
 from queue_node.backup_file import BackupFile, read_backup_file
 from queue_node.census import Count, count_jobs, rows_of

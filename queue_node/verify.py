@@ -15,7 +15,7 @@ from rich.table import Table
 
 from partitions.disk import RealDisk
 from partitions.job import State
-from partitions.regroup import identity_of
+from partitions.log import identity_of
 from partitions.verify import Fault, PartitionReport, verifying
 from queue_node import config
 from queue_node.directory import running_node

@@ -17,9 +17,8 @@ import pytest
 from partitions.checkpoint import Checkpoints
 from partitions.copying import Copied, copying
 from partitions.disk import File, RealDisk
-from partitions.log import Sizes
+from partitions.log import Sizes, identity_of
 from partitions.messages import Ack, Command, Fail, Lease, Leased
-from partitions.regroup import identity_of
 from queue_node import backup, restore
 from queue_node.backup_file import read_backup_file
 from queue_node.census import Count

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from partitions.regroup import identity_of
+from partitions.log import identity_of
 from partitions.slots import parse_job_id, slot_of
 from queue_node.progress import stages
 from queue_node.verify import verify

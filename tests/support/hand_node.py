@@ -9,10 +9,9 @@ from pathlib import Path
 
 from partitions.disk import Disk, RealDisk
 from partitions.job import State
-from partitions.log import Log, Sizes
+from partitions.log import Log, Sizes, identity_of
 from partitions.messages import Ack, Command, Enqueue, Fail, JobView, Lease, Leased, Reply, Tick
 from partitions.recovery import Recovered, recover
-from partitions.regroup import identity_of
 from partitions.slots import make_job_id, partition_of, slot_of
 from partitions.state import PartitionState, Policy
 from queue_node.node_file import FORMAT, NodeFile, partition_name, write_node_file

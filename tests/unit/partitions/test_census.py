@@ -8,8 +8,8 @@ from partitions.census import Census, counting
 from partitions.checkpoint import Checkpoints
 from partitions.disk import RealDisk
 from partitions.job import EXPIRED_AT, Job, State
+from partitions.log import identity_of
 from partitions.recovery import recover
-from partitions.regroup import identity_of
 from partitions.state import PartitionState
 from tests.support.driver import SMALL, START_MS
 from tests.support.hand_node import HandNode

@@ -9,9 +9,9 @@ from partitions.census import Census, counting
 from partitions.checkpoint import Checkpoints
 from partitions.disk import RealDisk
 from partitions.errors import BlobUnreadableError, CorruptLogError
-from partitions.log import Sizes
+from partitions.log import Sizes, identity_of
 from partitions.messages import Ack, Command, Lease
-from partitions.regroup import Source, identity_of, loading, regrouping
+from partitions.regroup import Source, loading, regrouping
 from partitions.state import Answer, LeaseGranted
 from tests.support.driver import SMALL, START_MS
 from tests.support.fake_disk import FakeDisk, survivals

@@ -12,11 +12,10 @@ import pytest
 
 from partitions.disk import RealDisk
 from partitions.errors import CorruptLogError
-from partitions.log import Sizes
+from partitions.log import Sizes, identity_of
 from partitions.messages import Ack, Command, Enqueue, Fail, Lease
 from partitions.record import SEGMENT_HEADER_BYTES
 from partitions.recovery import recover
-from partitions.regroup import identity_of
 from partitions.slots import first_slot, format_job_id, make_job_id
 from partitions.state import PartitionState
 from queue_node import cli
