@@ -9,7 +9,6 @@ import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import pytest
@@ -76,12 +75,7 @@ class Strace:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end()
 
     def _end(self) -> None:
