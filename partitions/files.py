@@ -22,6 +22,7 @@ from partitions.record import (
     SegmentHeader,
     decode_segment_header,
 )
+from partitions.state import PartitionState
 
 _SEGMENT_NAME: Final = re.compile(r"(\d{10})\.seg")
 _SNAPSHOT_NAME: Final = re.compile(r"(\d{20})\.snap")
@@ -127,6 +128,22 @@ def events_of(segment: LoadedSegment, record: Record) -> list[Event]:
         return decode_events(record.events)
     except msgspec.MsgspecError as error:
         what = f"record {record.lsn} holds events that cannot be read: {error}"
+        raise CorruptLogError(segment.path, record.offset_bytes, what) from error
+
+
+def replay_record(segment: LoadedSegment, record: Record, state: PartitionState) -> None:
+    """Evolve ``state`` by a record in ``segment``.
+
+    Raises:
+        CorruptLogError: its checksum is right, and what it says cannot have happened to the jobs
+            that are there. A bug wrote it, or a segment of another time is in its place.
+    """
+    events = events_of(segment, record)
+    try:
+        for event in events:
+            state.evolve(event)
+    except (LookupError, ValueError, AssertionError) as error:
+        what = f"record {record.lsn} does not fit the jobs that are there: {error!r}"
         raise CorruptLogError(segment.path, record.offset_bytes, what) from error
 
 

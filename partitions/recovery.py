@@ -29,10 +29,10 @@ from partitions.errors import CorruptLogError
 from partitions.files import (
     LoadedSegment,
     check_header,
-    events_of,
     list_files,
     load_segment,
     refuse_foreign,
+    replay_record,
     torn_bytes,
 )
 from partitions.live import LiveTexts
@@ -290,8 +290,7 @@ def _replay(
         at.prev_crc, at.seen_lsn = item.crc, item.lsn
         if item.lsn < at.next_lsn:
             continue  # the snapshot has it
-        for event in events_of(segment, item):
-            state.evolve(event)
+        replay_record(segment, item, state)
         at.next_lsn = item.lsn + 1
         at.newest_ms = max(at.newest_ms, item.written_ms)
         at.records += 1

@@ -21,7 +21,7 @@ import msgspec
 
 from partitions.disk import Disk
 from partitions.errors import BlobUnreadableError, CorruptLogError
-from partitions.files import Files, LoadedSegment, events_of, list_files, torn_bytes
+from partitions.files import Files, list_files, replay_record, torn_bytes
 from partitions.job import EMPTY_AT, Job
 from partitions.log import Identity, segment_name
 from partitions.made import refuse_lost
@@ -229,7 +229,7 @@ class _Look:
             report.records += 1
             report.last_lsn = item.lsn
             if item.lsn > base_lsn:
-                self._evolve(segment, item)
+                replay_record(segment, item, self._state)
                 self._compare(item.lsn)
             if report.records % _RECORDS_PER_STEP == 0:
                 place = segments.index(segment.header.number)
@@ -237,15 +237,6 @@ class _Look:
         if newest is not None and report.last_lsn < newest.lsn:
             what = f"the log ends before record {newest.lsn}, which the snapshot covers"
             raise CorruptLogError(self._directory / segment_name(segments[-1]), 0, what)
-
-    def _evolve(self, segment: LoadedSegment, record: Record) -> None:
-        events = events_of(segment, record)
-        try:
-            for event in events:
-                self._state.evolve(event)
-        except (LookupError, ValueError, AssertionError) as error:
-            what = f"record {record.lsn} does not fit the jobs that are there: {error!r}"
-            raise CorruptLogError(segment.path, record.offset_bytes, what) from error
 
     def _compare(self, lsn: int) -> None:
         """The jobs that the log gave up to here are those of the snapshot at this record."""

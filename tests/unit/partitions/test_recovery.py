@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from partitions.errors import CorruptLogError
+from partitions.events import JobAcked, JobForgotten, JobLeased
 from partitions.log import Identity, Sizes, segment_name
 from partitions.messages import Ack, Get, JobView, Lease, Leased
 from partitions.record import (
@@ -352,3 +353,25 @@ def test_default_sizes_are_those_of_the_limits():
     disk.make_directory(DIRECTORY)
     recover(disk, DIRECTORY, IDENTITY, PartitionState())
     assert len(disk.content(path_of(1))) == SEGMENT_HEADER_BYTES + Sizes().extent_bytes
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        JobAcked(job_id(7), START_MS, 0),
+        JobForgotten(job_id(7)),
+        JobLeased(job_id(7), 1, START_MS),
+        # It is there, and is not finished.
+        JobForgotten(job_id(1)),
+    ],
+)
+def test_a_record_that_cannot_have_happened_is_refused_and_named(event):
+    disk = FakeDisk()
+    driver = Driver(disk)
+    driver.handle([enqueue(1)], START_MS)
+    driver.log.commit([event], START_MS)
+    driver.close()
+    before = content_of(disk)
+    with pytest.raises(CorruptLogError, match="record 2 does not fit the jobs that are there"):
+        Driver(disk.restarted())
+    assert content_of(disk) == before
