@@ -39,6 +39,7 @@ from queue_node.offline import (
     check_room,
     data_directory,
     existing_node,
+    exit_codes,
     free_bytes,
     nearest_existing,
     plain_faults,
@@ -79,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the disk later hits both. Against that use --copy, or copy the backup elsewhere.\n"
         "Keys in Redis (REDIS_URL) are not part of it."
     )
+    parser.epilog = exit_codes("not made, or made with texts that are unreadable")
     parser.add_argument("dest", metavar="DEST", help="the backup; a directory that is not there")
     parser.add_argument("--copy", action="store_true", help="copy everything, make no hard links")
     add_common_arguments(parser)
@@ -116,7 +118,7 @@ def plan(source: Path, target: Path, *, link: bool) -> Report:
         NodeError: it would refuse.
     """
     node = existing_node(source)
-    if target.exists():
+    if os.path.lexists(target):
         raise ToolUsageError(f"{target} exists: a backup is a new directory")
     if target.is_relative_to(source):
         raise ToolUsageError(f"{target} is inside the data directory {source}")

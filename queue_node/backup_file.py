@@ -8,9 +8,9 @@ import msgspec
 
 from queue_node.census import Count
 from queue_node.errors import DirectoryError
+from queue_node.node_file import BACKUP
 
 BACKUP_FORMAT: Final = 1
-BACKUP: Final = "backup.json"
 
 
 class BackupFile(msgspec.Struct, frozen=True):

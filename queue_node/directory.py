@@ -37,6 +37,7 @@ from queue_node.node_file import (
     partition_name,
     partition_numbers,
     read_node_file,
+    refuse_backup,
     sync_directory,
     write_node_file,
 )
@@ -137,9 +138,11 @@ def hold(wal_dir: str) -> Iterator[DataDirectory]:
     """Make ``wal_dir`` when it is missing, and keep every other node off it meanwhile.
 
     Raises:
-        DirectoryError: it can't be made, written or kept private, or another node holds it.
+        DirectoryError: it can't be made, written or kept private, another node holds it, or
+            it is a backup.
     """
     path = Path(os.path.abspath(wal_dir))  # symbolic links stay: the operator's own words
+    refuse_backup(path)
     _make(path)
     _keep_private(path)
     try:

@@ -36,6 +36,7 @@ from queue_node import config
 from queue_node.errors import ExitCode
 from queue_node.node_file import partition_name
 from queue_node.offline import (
+    WHAT_TO_DO,
     ToolUsageError,
     data_directory,
     existing_node,
@@ -97,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except CorruptLogError as error:
             sys.stdout.flush()
-            warn(f"{error}; `queue-node verify` tells more")
+            warn(f"{error}; {WHAT_TO_DO}")
             return ExitCode.FAULT
     return 0
 

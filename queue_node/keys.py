@@ -27,7 +27,7 @@ from api.keystore.base import (
 )
 from api.problems import KEY_NOT_FOUND, Problem
 from queue_node import config
-from queue_node.errors import ExitCode, NodeError, pepper_refused
+from queue_node.errors import DirectoryError, ExitCode, NodeError, pepper_refused
 
 _KEYSTORE_FILE: Final = "keys.sqlite"  # As in queue_node/directory.py; a test compares them.
 
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give ``parser``, that of ``queue-node keys``, its commands."""
     commands = parser.add_subparsers(dest="keys_command", required=True, metavar="COMMAND")
     create = commands.add_parser("create", help="make a key; it is shown once, here")
-    create.add_argument("--type", required=True, choices=KEY_TYPES)
+    create.add_argument("--type", required=True, choices=KEY_TYPES, help="what it may do")
     create.add_argument("--owner", required=True, metavar="OWNER_ID", help="whose key it is")
     create.add_argument("--name", required=True, help="what it is for")
     listing = commands.add_parser("list", help="every key by its id, revoked ones too")
@@ -103,11 +103,11 @@ def keystore_path(settings: KeysConfig) -> Path:
     """The file of the embedded key store.
 
     Raises:
-        NodeError: it is needed, and there is no data directory to hold it.
+        DirectoryError: it is needed, and there is no data directory to hold it.
     """
     directory = Path(settings.wal_dir)
     if settings.redis_url is None and not directory.is_dir():
-        raise NodeError(f"no data directory {directory}: start the node once, or set WAL_DIR")
+        raise DirectoryError(f"no data directory {directory}: start the node once, or set WAL_DIR")
     return directory / _KEYSTORE_FILE
 
 

@@ -6,6 +6,7 @@ in their places. It is replaced by a rename, so it is the old one or the new one
 
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,8 @@ from queue_node.errors import DirectoryError
 FORMAT: Final = 1
 NODE: Final = "node.json"
 KEYS: Final = "keys.sqlite"
+BACKUP: Final = "backup.json"
+"""Marks a backup: see queue_node/backup_file.py."""
 RESTORING: Final = "restoring"
 """Marks a directory that ``queue-node restore`` has not finished: nobody may use it."""
 _PARTITION: Final = re.compile(r"p-(\d{4,})")
@@ -75,6 +78,22 @@ def read_node_file(path: Path) -> NodeFile | None:
     if found.partitions < 1:
         raise DirectoryError(f"{file} is damaged: partitions={found.partitions}")
     return found
+
+
+def refuse_backup(path: Path) -> None:
+    """Keep a backup as it is: neither a node nor a reshard may work on it.
+
+    A node on it would give out lease tokens that the node it was made of gave out too, and
+    what ``backup.json`` says would be true no longer.
+
+    Raises:
+        DirectoryError: it is a backup.
+    """
+    if os.path.lexists(path / BACKUP):
+        raise DirectoryError(
+            f"WAL_DIR={path} is a backup: `queue-node restore {shlex.quote(str(path))} "
+            "--directory NEW` makes a data directory of it"
+        )
 
 
 def write_node_file(path: Path, content: NodeFile) -> None:

@@ -8,13 +8,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
-from partitions.errors import PartitionError
+from partitions.errors import CorruptLogError, PartitionError
 from queue_node import config
 from queue_node.config import Config
 from queue_node.errors import DirectoryError, ExitCode, NodeError
 from queue_node.node_file import NodeFile, read_node_file
 from queue_node.progress import size
+
+WHAT_TO_DO: Final = "`queue-node verify` tells more"
+"""About a log that does not check."""
 
 
 class ToolUsageError(NodeError):
@@ -44,6 +48,14 @@ def begin() -> Config:
     return config.read(os.environ)
 
 
+def exit_codes(meaning_of_1: str) -> str:
+    """The epilog of a command that makes or changes a data directory."""
+    return (
+        f"Exit codes: 0 done; 1 {meaning_of_1}; 2 wrong usage;\n"
+        "4 a directory can't be used (no node's, in use, not empty, no room)."
+    )
+
+
 def remove(entry: Path) -> None:
     """A file, or a directory with all that is in it."""
     if entry.is_dir():
@@ -61,9 +73,12 @@ def node_of(path: Path) -> NodeFile:
     """``node.json`` of a node that has run there.
 
     Raises:
-        DirectoryError: none has.
+        DirectoryError: none has, or nobody lets us see.
     """
-    node = read_node_file(path) if path.is_dir() else None
+    try:
+        node = read_node_file(path) if path.is_dir() else None
+    except OSError as error:
+        raise DirectoryError(f"WAL_DIR={path} can't be used: {error.strerror}") from error
     if node is None:
         raise DirectoryError(f"WAL_DIR={path}: no node has run here (there is no node.json)")
     return node
@@ -87,7 +102,7 @@ def existing_node(path: Path) -> NodeFile:
 
 def nearest_existing(path: Path) -> Path:
     """``path``, or the first folder above it that is there."""
-    while not path.exists():
+    while not os.path.exists(path):
         path = path.parent
     return path
 
@@ -113,6 +128,8 @@ def plain_faults() -> Iterator[None]:
     """Faults of the disk and of what is on it, each in one line."""
     try:
         yield
+    except CorruptLogError as error:
+        raise NodeError(f"{error}; {WHAT_TO_DO}") from error
     except PartitionError as error:
         raise NodeError(str(error)) from error
     except OSError as error:

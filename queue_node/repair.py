@@ -135,7 +135,7 @@ def repair(source: Path, dest: Path, *, dry_run: bool, bars: Stages) -> Report:
     Raises:
         NodeError: it could not be made; nothing is left of it.
     """
-    if dest.exists():
+    if os.path.lexists(dest):
         raise ToolUsageError(f"{dest} exists: a repaired copy is a new directory")
     if dest.is_relative_to(source):
         raise ToolUsageError(f"{dest} is inside {source}, which is not changed")

@@ -22,12 +22,13 @@ from queue_node.census import Count, count_jobs, count_of, rows_of
 from queue_node.config import PARTITIONS_MAX
 from queue_node.directory import hold
 from queue_node.errors import DirectoryError, NodeError
-from queue_node.node_file import partition_name
+from queue_node.node_file import partition_name, refuse_backup
 from queue_node.offline import (
     add_common_arguments,
     begin,
     check_room,
     data_directory,
+    exit_codes,
     free_bytes,
     node_of,
     plain_faults,
@@ -64,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the live data once more, and some 300 bytes of memory a job. Whenever it is cut short,\n"
         "run it again: until it is done the old data is there."
     )
+    parser.epilog = exit_codes("not done, the data is as it was")
     parser.add_argument("--partitions", type=_count, required=True, metavar="M", help="how many")
     add_common_arguments(parser)
 
@@ -88,9 +90,10 @@ def plan(wal_dir: Path, partitions: int) -> Report:
     """What ``reshard`` would do; nothing is changed.
 
     Raises:
-        NodeError: there is no node.
+        NodeError: there is no node, or it is a backup.
     """
     node = node_of(wal_dir)
+    refuse_backup(wal_dir)
     with plain_faults():
         old_bytes = _bytes_in(wal_dir, node.partitions)
     return Report(
@@ -202,7 +205,7 @@ def _rows(report: Report) -> list[tuple[str, str]]:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= PARTITIONS_MAX:
-        raise argparse.ArgumentTypeError(f"{text} is not from 1 to {PARTITIONS_MAX}")
-    return number
+    # isdecimal: argparse names this function when a ValueError leaves it.
+    if not (text.isdecimal() and 1 <= int(text) <= PARTITIONS_MAX):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {PARTITIONS_MAX}")
+    return int(text)

@@ -43,6 +43,7 @@ from queue_node.offline import (
     begin,
     check_room,
     data_directory,
+    exit_codes,
     free_bytes,
     plain_faults,
     remove,
@@ -78,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "after the backup was made is gone: jobs finished since then run again, jobs submitted\n"
         "since then are unknown, keys revoked since then are valid again."
     )
+    parser.epilog = exit_codes("not done, or texts were unreadable in the backup")
     parser.add_argument("backup", metavar="BACKUP", help="a directory that `backup` made")
     add_common_arguments(parser)
 

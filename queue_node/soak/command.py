@@ -5,6 +5,7 @@ violations with their job ids on standard error, and the node's log and data sta
 """
 
 import argparse
+import math
 import random
 import shutil
 import sys
@@ -120,14 +121,18 @@ def _remove(folder: Path) -> None:
 
 
 def _minutes(text: str) -> float:
-    number = float(text)
-    if not 0 < number <= _MINUTES_MAX:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most {_MINUTES_MAX}")
-    return number
+    return _number(text, _MINUTES_MAX)
 
 
 def _rate(text: str) -> float:
-    number = float(text)
-    if not 0 < number <= _RATE_MAX:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most {_RATE_MAX:g}")
+    return _number(text, _RATE_MAX)
+
+
+def _number(text: str, most: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan  # In no range, as "nan" itself.
+    if not 0 < number <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and at most {most:.0f}")
     return number

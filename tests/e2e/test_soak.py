@@ -42,9 +42,9 @@ def test_two_minutes_of_chaos_break_no_promise(tmp_path: Path, points: Points):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--minutes", "0"], "0 is not above 0"),
-        (["--minutes", "x"], "invalid"),
-        (["--rate", "-1"], "-1 is not above 0"),
+        (["--minutes", "0"], "'0' is not a number above 0"),
+        (["--minutes", "x"], "'x' is not a number above 0"),
+        (["--rate", "-1"], "'-1' is not a number above 0"),
         (["--directory", "{full}"], "is not empty"),
         (["--directory", "{full}/file"], "--directory"),
     ],

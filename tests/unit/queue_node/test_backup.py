@@ -1,7 +1,10 @@
 """What backup, restore and reshard refuse, and in which words; what they say they did."""
 
 import json
+import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import pytest
 from api.keys import mint
 from api.keystore import open_keystore
 from api.keystore.base import NewKey
-from queue_node import backup, reshard, restore
+from queue_node import backup, cli, reshard, restore
 from queue_node.backup_keys import copy_keys
 from queue_node.directory import hold
 from queue_node.errors import DirectoryError, ExitCode, NodeError
@@ -46,6 +49,20 @@ def bring_back(saved: Path, target: Path) -> restore.Report:
 def reshard_to(data: Path, partitions: int) -> reshard.Report:
     with stages(quiet=True) as bars:
         return reshard.reshard(reshard.plan(data, partitions), bars)
+
+
+@contextmanager
+def nobody_may(path: Path) -> Iterator[None]:
+    """Nobody may look into ``path``, and we are nobody (root may look into everything)."""
+    mode, user = path.stat().st_mode, os.geteuid()
+    path.chmod(0)
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        path.chmod(mode)
 
 
 def everything_in(path: Path) -> dict[str, Any]:
@@ -84,6 +101,18 @@ def test_where_no_node_has_run_all_refuse(tmp_path):
             reshard.plan(missing, 2)
         with pytest.raises(DirectoryError, match=r"is no backup: there is no backup\.json"):
             restore.plan(missing, tmp_path / "new")
+
+
+def test_a_directory_that_may_not_be_looked_into_is_one_line(data, tmp_path):
+    with nobody_may(data.parent), pytest.raises(DirectoryError, match="can't be used: Permission"):
+        backup.plan(data, tmp_path / "saved", link=True)
+
+
+def test_a_name_that_is_too_long_is_one_line(data):
+    with pytest.raises(NodeError, match="File name too long"):
+        backup.plan(data.parent / ("x" * 300), data.parent / "saved", link=True)
+    with pytest.raises(NodeError, match="File name too long"):
+        back_up(data, data.parent / ("x" * 300))
 
 
 def test_a_backup_goes_where_nothing_is_and_not_into_the_data(data, tmp_path):
@@ -149,6 +178,38 @@ def test_a_backup_file_that_is_not_ours_is_refused(tmp_path, content):
     (tmp_path / "saved" / "backup.json").write_text(content)
     with pytest.raises(DirectoryError, match=r"backup\.json is damaged"):
         restore.plan(tmp_path / "saved", tmp_path / "new")
+
+
+def test_a_backup_is_restored_and_never_worked_on(data, tmp_path):
+    back_up(data, tmp_path / "saved")
+    before = everything_in(tmp_path / "saved")
+    with pytest.raises(DirectoryError, match=r"is a backup: `queue-node restore .*saved "):
+        reshard.plan(tmp_path / "saved", 3)
+    with (
+        pytest.raises(DirectoryError, match=r"is a backup: `queue-node restore .*saved "),
+        hold(str(tmp_path / "saved")),
+    ):
+        pass
+    assert everything_in(tmp_path / "saved") == before
+
+
+def test_a_log_that_does_not_check_says_what_to_do(data, tmp_path):
+    (segment,) = (data / "p-0001").glob("*.seg")
+    with segment.open("r+b") as file:
+        file.seek(100)
+        file.write(b"!!")
+    for tool in (lambda: back_up(data, tmp_path / "saved"), lambda: reshard_to(data, 3)):
+        with pytest.raises(
+            NodeError, match=r"\.seg: offset \d+: .*; `queue-node verify` tells more"
+        ):
+            tool()
+
+
+@pytest.mark.parametrize("partitions", ["x", "", "0", "-3", "1025", "1.5"])
+def test_a_number_of_partitions_that_is_none_is_said_in_words(partitions, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["reshard", f"--partitions={partitions}"])
+    assert f"{partitions!r} is not a number from 1 to 1024" in capsys.readouterr().err
 
 
 def test_a_disk_without_room_is_noticed_before_anything_is_written(data, tmp_path, monkeypatch):

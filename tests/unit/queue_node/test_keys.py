@@ -11,6 +11,7 @@ from api.keystore.base import KeyStore
 from queue_node.cli import main
 from queue_node.config import Config
 from queue_node.directory import DataDirectory
+from queue_node.errors import ExitCode
 from queue_node.keys import keystore_path
 from tests.support.ports import ReservedPort
 from tests.support.redis import RedisServer
@@ -107,7 +108,7 @@ def test_what_cannot_be_is_one_line(capsys, store, words, line):
 
 def test_without_a_data_directory_nothing_is_made(capsys, environment, tmp_path):
     environment.setenv("WAL_DIR", str(tmp_path / "nowhere"))
-    assert main(["keys", "list"]) == 1
+    assert main(["keys", "list"]) == ExitCode.DIRECTORY
     assert "nowhere" in capsys.readouterr().err
     assert not (tmp_path / "nowhere").exists()
 
