@@ -27,7 +27,8 @@ $(STAMP): requirements.txt requirements-dev.txt pyproject.toml sdk/pyproject.tom
 	@touch $@
 
 run: $(STAMP) ## serve on http://127.0.0.1:8080 with the embedded key store (data in ./data)
-	PORT=$${PORT:-8080} $(BIN)/queue-node serve
+	@# exec: a signal to make reaches the node, and not a shell that dies without telling it.
+	PORT=$${PORT:-8080} exec $(BIN)/queue-node serve
 
 test: lint ## format, lint, types, import contracts, then every test
 	$(BIN)/pytest $(PYTEST)
