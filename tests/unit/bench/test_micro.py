@@ -1,6 +1,19 @@
 """bench.micro: each part runs, at toy sizes, and leaves nothing behind."""
 
+import gc
+from collections.abc import Iterator
+
+import pytest
+
 from bench.micro import codec, log, state, storage
+
+
+@pytest.fixture(autouse=True)
+def own_garbage_alone() -> Iterator[None]:
+    """Each figure collects garbage first: not that of the thousands of tests before this one."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def test_the_state_is_measured_at_each_depth():
