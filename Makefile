@@ -31,7 +31,7 @@ run: $(STAMP) ## serve on http://127.0.0.1:8080 with the embedded key store (dat
 	PORT=$${PORT:-8080} exec $(BIN)/queue-node serve
 
 test: lint ## format, lint, types, import contracts, then every test
-	$(BIN)/pytest $(PYTEST)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(PYTEST)
 
 lint: $(STAMP) ## the quick half of `make test`
 	$(BIN)/ruff format --check .

@@ -3,7 +3,7 @@
 import inspect
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.clock import run_unhurried
 from tests.support.node import RunningNode
-from tests.support.points import points, pytest_terminal_summary
+from tests.support.points import points, pytest_runtest_logreport, pytest_terminal_summary
 
-__all__ = ["points", "pytest_terminal_summary"]
+__all__ = ["points", "pytest_runtest_logreport", "pytest_terminal_summary"]
 
 # No deadlines: how long an example takes says nothing on a machine that others use too.
 _SLOW = (HealthCheck.too_slow,)
@@ -43,6 +43,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if is_async and item.get_closest_marker("unhurried"):
             # In front of the marker that ``trio_mode`` gives to every test.
             item.add_marker(pytest.mark.trio(run=run_unhurried), append=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    # What a test logged may hold halves of characters, on purpose; no report with them gets from
+    # one process to another (xdist).
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
 
 
 @pytest.fixture(scope="module")

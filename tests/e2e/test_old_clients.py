@@ -18,6 +18,9 @@ import pytest
 from tests.support.node import RunningNode
 from tests.support.polling import DEADLINE_S
 
+NOBODYS = "6f1d3a52-8a3e-4b0c-9d57-2f4c1e7b9a10"
+"""The id of no job."""
+
 MIB = 1 << 20
 LEASE = timedelta(hours=1)
 """Of the shared node: so long that no test outlasts one by accident."""
@@ -394,9 +397,7 @@ def test_a_bad_ack_changes_nothing(client: OldClient):
     assert client.ack(job_id, "r").status == 200
 
 
-@pytest.mark.parametrize(
-    "job_id", [str(uuid.uuid4()), "nope", "00000000-0000-0000-0000-00000000000G"]
-)
+@pytest.mark.parametrize("job_id", [NOBODYS, "nope", "00000000-0000-0000-0000-00000000000G"])
 def test_a_job_that_is_not_there(client: OldClient, job_id: str):
     answer = client.send("GET", f"/jobs/{job_id}", "client")
     assert answer.status == 404
@@ -456,8 +457,8 @@ def test_health_needs_no_key(client: OldClient):
 CALLS = [
     ("POST", "/jobs", "jobs:submit"),
     ("POST", "/jobs/lease", "jobs:lease"),
-    ("POST", f"/jobs/{uuid.uuid4()}/ack", "jobs:ack"),
-    ("GET", f"/jobs/{uuid.uuid4()}", "jobs:read"),
+    ("POST", f"/jobs/{NOBODYS}/ack", "jobs:ack"),
+    ("GET", f"/jobs/{NOBODYS}", "jobs:read"),
     ("GET", "/keys", "keys:read"),
     ("DELETE", "/keys/client_00000000", "keys:revoke"),
     ("POST", "/admin/keys", "keys:create"),

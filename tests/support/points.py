@@ -15,32 +15,43 @@ LONG = os.environ.get("QUEUE_NODE_FAULTS") == "long"
 """Whether to try many more points: ``QUEUE_NODE_FAULTS=long pytest tests/crash tests/faults``."""
 
 _WORTH_A_BOUND = 10
-_COUNTS = pytest.StashKey[Counter[str]]()
+_PROPERTY = "points"
+_counts: Counter[str] = Counter()
 
 
 class Points:
     """What one test counts."""
 
-    def __init__(self, total: Counter[str]) -> None:
-        self._total = total
+    def __init__(self) -> None:
+        self.counted: Counter[str] = Counter()
 
     def add(self, kind: str, count: int = 1) -> None:
         """So many more points were tried, and nothing was lost at them."""
         if count:
-            self._total[kind] += count
+            self.counted[kind] += count
 
 
 @pytest.fixture
-def points(request: pytest.FixtureRequest) -> Points:
+def points(request: pytest.FixtureRequest) -> Iterator[Points]:
     """Counts the points of a test."""
-    return Points(request.config.stash.setdefault(_COUNTS, Counter()))
+    counting = Points()
+    yield counting
+    # With the test's report they come to whoever prints, from another process too (xdist).
+    request.node.user_properties.append((_PROPERTY, dict(counting.counted)))
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Add up what a test that is over has counted."""
+    if report.when == "teardown":
+        for name, counted in report.user_properties:
+            if name == _PROPERTY:
+                assert isinstance(counted, dict)
+                _counts.update(counted)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The figures of this run."""
-    counts = config.stash.get(_COUNTS, None)
+    counts = _counts
     if not counts:
         return
     terminalreporter.section("crash and fault points")
