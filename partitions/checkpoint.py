@@ -1,19 +1,22 @@
 """Snapshots, and room on the disk: what a partition does between two batches.
 
 A **checkpoint** begins when the log has grown enough since the last one. It writes a snapshot
-in steps, then keeps that one and the one before, and retires every segment that is older
-than both and that no live text is in.
+in steps, then keeps that one and the one before. A segment that is older than both is
+**covered**; it is retired as soon as no live text is in it. Texts die at any time, so this is
+looked at every second, not only after a snapshot.
 
-**Copying forward.** When the log holds much more than its live texts, the segment with the
-smallest share of them is read from its beginning, what is still needed is staged anew and
-committed with events that say so, and then it is as good as empty and goes at the next
-checkpoint. What an event takes beside its text counts as garbage, too, and a copy has it again:
-with texts of a few bytes a log may be mostly that. So what copying costs is measured, and a
-segment is only copied if the copy will be clearly smaller.
+**Copying forward.** When sealed segments hold much more than their live texts, the covered one with
+the smallest share of them is read from its beginning, what is still needed is staged anew and
+committed with events that say so, and then it is empty and goes. What an event takes beside its
+text counts as garbage, too, and a copy has it again: with texts of a few bytes a log may be mostly
+that. So what copying costs is measured, and a segment is only copied if the copy will be clearly
+smaller.
 
 Every step is short (``_STEP_JOBS``, ``_STEP_BYTES``) and is followed by a pause in proportion
-to its length, so that this takes a fifth of the partition's time at most. ``longest_step_ms``
-is what it costs a client at worst. Everything is synced by the thread that calls.
+to its length, so that this takes a fifth of the partition's time at most; half of it while the log
+is larger than it should be (``_SIZE_SHARE``), as under acks faster than any that come over HTTP.
+``longest_step_ms`` is what it costs a client at worst. Everything is synced by the thread that
+calls.
 
 A disk without room abandons what is under way, to be tried again later; any other failure
 is the partition's end, as everywhere.
@@ -45,12 +48,18 @@ _EVENT_BYTES: Final = 64
 _STEP_RECORDS: Final = 64
 _DUTY: Final = 4
 """A step of 1 ms is followed by a pause of 4 ms."""
+_DUTY_BEHIND: Final = 1
+"""The same, while copying does not keep up."""
+_SIZE_SHARE: Final = 1.5
+"""Sealed segments should not hold more than so many times the live data."""
 _GROWTH_BYTES_MIN: Final = 24 << 20
-"""A checkpoint is due after this much log; or, if that is more, after half of the live data,
-or as much as a snapshot takes, so that snapshots cost no more writing than the log itself."""
+"""A checkpoint is due after this much log; or, if that is more, after as much as a snapshot takes,
+so that snapshots cost no more writing than the log itself. Not later, however much data is live:
+only what two snapshots cover can go."""
 _GARBAGE_SHARE: Final = 0.3
-"""Copying forward begins when the sealed segments hold more garbage than this share of the live
+"""Copying forward begins when sealed segments hold more garbage than this share of the live
 data."""
+_LOOK_EVERY_MS: Final = 1_000
 _COPY_SHARE_MAX: Final = 0.85
 """A segment whose copy would take more of its size than this is left as it is."""
 _RETRY_MS: Final = 10_000
@@ -100,6 +109,9 @@ class Checkpoints:
         self._copied_bytes = 1
         """Log that was written for them, so far; a copy of so much costs as much more."""
         self._leaving: list[int] = []
+        self._covered_lsn: int | None = None
+        """Of the older of two snapshots, 0 if there are not two; None: not looked yet."""
+        self._next_look_ms = 0
         self._stuck: set[int] = set()
         """Segments with a text that cannot be read: copying them forward is given up."""
         self._next_ms = 0
@@ -127,7 +139,8 @@ class Checkpoints:
             return
         took_ms = (time.perf_counter() - started) * 1000
         self.longest_step_ms = max(self.longest_step_ms, took_ms)
-        self._next_ms = max(self._next_ms, now_ms + int(took_ms * self._duty))
+        duty = min(self._duty, _DUTY_BEHIND) if self._is_behind() else self._duty
+        self._next_ms = max(self._next_ms, now_ms + int(took_ms * duty))
 
     def finish(self, now_ms: int, within_ms: int) -> bool:
         """On a clean shutdown: a snapshot of all there is, if that can be had in time."""
@@ -152,10 +165,12 @@ class Checkpoints:
 
     def _is_due(self) -> bool:
         growth = self._log.appended_bytes - self._appended_at_newest
-        wanted = max(
-            self._growth_bytes_min, self._state.live.total_bytes // 2, self._snapshot_bytes
-        )
+        wanted = max(self._growth_bytes_min, self._snapshot_bytes)
         return growth >= wanted
+
+    def _is_behind(self) -> bool:
+        sealed_bytes = sum(each.end_bytes for each in self._log.sealed)
+        return sealed_bytes > _SIZE_SHARE * self._state.live.total_bytes
 
     def _do_something(self, now_ms: int) -> bool:
         if self._writer is not None or self._is_due():
@@ -166,8 +181,19 @@ class Checkpoints:
         elif self._victim is not None:
             self._copy_some(now_ms)
         else:
-            return False
+            return self._look(now_ms)
         return True
+
+    def _look(self, now_ms: int) -> bool:
+        """Whether something can go by now that could not before."""
+        if now_ms < self._next_look_ms:
+            return False
+        self._next_look_ms = now_ms + _LOOK_EVERY_MS
+        if self._covered_lsn is None:
+            self._prune_snapshots()
+        self._retire()
+        self._choose_victim()
+        return bool(self._leaving) or self._victim is not None
 
     def _go_on_with_snapshot(self, now_ms: int) -> None:
         # Only here may a disk without room be forgiven: a snapshot is a file of its own, and
@@ -222,6 +248,7 @@ class Checkpoints:
         self._bad_lsns.discard(self._head.lsn)  # the good one took its name
         # Only now: one that was abandoned is due again.
         self._appended_at_newest = self._appended_at_begin
+        self._prune_snapshots()
         self._retire()
         self._choose_victim()
 
@@ -231,37 +258,48 @@ class Checkpoints:
             self._writer = None
         self._state.abandon_snapshot()
 
-    def _retire(self) -> None:
-        """Keep two snapshots; segments that neither they nor a live text need shall leave."""
-        names = self._disk.names(self._directory)
-        good = [lsn for lsn in snapshot_lsns(names) if lsn not in self._bad_lsns]
+    def _prune_snapshots(self) -> None:
+        """Keep two; a bad one stays until two good ones stand for it."""
+        lsns = snapshot_lsns(self._disk.names(self._directory))
+        good = [lsn for lsn in lsns if lsn not in self._bad_lsns]
         kept = good[-_KEPT_SNAPSHOTS:]
         if len(kept) < _KEPT_SNAPSHOTS:
+            self._covered_lsn = 0
             return
-        # A bad one stays until two good ones stand for it.
         for lsn in [*good[:-_KEPT_SNAPSHOTS], *sorted(self._bad_lsns)]:
             self._disk.remove(self._directory / snapshot_name(lsn))
         self._bad_lsns.clear()
-        oldest_lsn = kept[0]
+        self._covered_lsn = kept[0]
+
+    def _covered(self) -> list[Segment]:
+        """Sealed segments that no snapshot needs to be followed by."""
+        covered_lsn = self._covered_lsn or 0
+        return [
+            segment
+            for segment, next_first_lsn in _with_next(self._log)
+            if next_first_lsn - 1 <= covered_lsn
+        ]
+
+    def _retire(self) -> None:
+        """Covered segments without a live text shall leave."""
         live = self._state.live.by_segment
         self._leaving = [
             segment.header.number
-            for segment, next_first_lsn in _with_next(self._log)
-            if next_first_lsn - 1 <= oldest_lsn and segment.header.number not in live
+            for segment in self._covered()
+            if segment.header.number not in live
         ]
 
     # Copying forward ----------------------------------------------------------------------
 
     def _choose_victim(self) -> None:
-        """The sealed segment with the smallest share of live bytes, if there is much garbage."""
+        """The covered segment with the smallest share of live bytes, if there is much garbage."""
         self._victim = None
         live = self._state.live.by_segment
-        sealed = self._log.sealed
-        garbage = sum(each.end_bytes - live.get(each.header.number, 0) for each in sealed)
+        garbage = sum(each.end_bytes - live.get(each.header.number, 0) for each in self._log.sealed)
         cost = self._copied_bytes / self._moved_bytes
         candidates = [
             each
-            for each in sealed
+            for each in self._covered()
             if each.header.number in live
             and each.header.number not in self._stuck
             and live[each.header.number] * cost < _COPY_SHARE_MAX * each.end_bytes

@@ -1,8 +1,9 @@
-"""A partition's memory and start-up: so many jobs wait, then it starts anew, in four processes.
+"""A partition's memory, start-up and disk: so many jobs wait, it starts anew, they are acked.
 
-One fills a log, as the actor does, and ends. One starts from the log alone; one starts and takes a
-snapshot, step by step; one starts from that. Each measures itself: what a process keeps of what it
-has freed must not count. Files are in the page cache, as after a crash of the process.
+One process fills a log, as the actor does, and ends. One starts from the log alone; one starts and
+takes a snapshot, step by step; one starts from that; one leases every job and acks them in random
+order, with snapshots and copying in between. Each measures itself: what a process keeps of what
+it has freed must not count. Files are in the page cache, as after a crash of the process.
 
 Memory is the growth of the resident set from before the start, divided by the jobs.
 """
@@ -23,12 +24,12 @@ from bench.errors import BenchError
 from bench.micro.figure import Figure
 from partitions.checkpoint import Checkpoints
 from partitions.disk import RealDisk
-from partitions.limits import RESERVE_BYTES
+from partitions.limits import RESERVE_BYTES, SEGMENT_BYTES
 from partitions.log import EVENT_BYTES_MAX, Identity, Log
-from partitions.messages import Enqueue
+from partitions.messages import Ack, Command, Enqueue, Lease
 from partitions.recovery import recover
 from partitions.slots import SLOTS, make_job_id
-from partitions.state import PartitionState
+from partitions.state import LeaseGranted, PartitionState
 
 if TYPE_CHECKING:
     from partitions.events import Event
@@ -48,18 +49,20 @@ class Phase(msgspec.Struct, frozen=True):
     memory_bytes: int
     snapshot_bytes: int = 0
     longest_step_ms: float = 0.0
+    excess_segments: float = 0.0
+    """Most that the disk held above 1.5 times the live data, in segments."""
 
 
 def measure(parent: Path, jobs: int = JOBS) -> list[Figure]:
-    """Fill, start from the log, take a snapshot, start from it; below ``parent``.
+    """Fill, start from the log, take a snapshot, start from it, ack all; below ``parent``.
 
     Raises:
         BenchError: one of the processes failed, or did not find every job.
     """
     with tempfile.TemporaryDirectory(prefix="queue-node-micro-", dir=parent) as directory:
-        filled, from_log, shot, from_snapshot = (
+        filled, from_log, shot, from_snapshot, drained = (
             _in_a_process(phase, directory, jobs)
-            for phase in ("fill", "start", "snapshot", "start")
+            for phase in ("fill", "start", "snapshot", "start", "drain")
         )
     return [
         _figure("submit, in batches of 100, synced", filled),
@@ -71,6 +74,12 @@ def measure(parent: Path, jobs: int = JOBS) -> list[Figure]:
             f" {shot.snapshot_bytes / jobs:.0f} bytes a job",
         ),
         _figure("start from the snapshot", from_snapshot),
+        Figure(
+            "lease and ack in random order",
+            jobs / drained.seconds,
+            f"longest step {drained.longest_step_ms:.1f} ms; at most 1.5 x live data"
+            f" + {drained.excess_segments:.1f} segments of log",
+        ),
     ]
 
 
@@ -96,7 +105,7 @@ def _run(phase: str, directory: Path, jobs: int) -> Phase:
     disk, state = RealDisk(), PartitionState()
     memory_before, started = _resident_bytes(), time.perf_counter()
     found = recover(disk, directory, _IDENTITY, state)
-    snapshot_bytes, longest_step_ms = 0, 0.0
+    snapshot_bytes, longest_step_ms, excess_segments = 0, 0.0, 0.0
     if phase == "fill":
         _fill(state, found.log, jobs)
     elif phase == "snapshot":
@@ -116,10 +125,16 @@ def _run(phase: str, directory: Path, jobs: int) -> Phase:
             checkpoints.step(_NOW_MS)
         longest_step_ms = checkpoints.longest_step_ms
         snapshot_bytes = sum(path.stat().st_size for path in directory.glob("*.snap"))
+    elif phase == "drain":
+        checkpoints = Checkpoints(
+            disk, directory, _IDENTITY, state, found.log, record_bytes=found.record_bytes
+        )
+        excess_segments = _drain(state, found.log, checkpoints, directory)
+        longest_step_ms = checkpoints.longest_step_ms
     seconds = time.perf_counter() - started
     memory = _resident_bytes() - memory_before
     found.log.close()
-    return Phase(len(state), seconds, memory, snapshot_bytes, longest_step_ms)
+    return Phase(len(state), seconds, memory, snapshot_bytes, longest_step_ms, excess_segments)
 
 
 def _fill(state: PartitionState, log: Log, jobs: int) -> None:
@@ -137,6 +152,46 @@ def _fill(state: PartitionState, log: Log, jobs: int) -> None:
         assert log.reserve(size, keep_bytes=RESERVE_BYTES), "the disk is full"
         log.commit(events, now_ms)
         log.make_room(now_ms)
+
+
+def _drain(state: PartitionState, log: Log, checkpoints: Checkpoints, directory: Path) -> float:
+    """Lease every job, ack all in random order; the most log above 1.5 times the live data."""
+    jobs = len(state)
+    leases: list[LeaseGranted] = []
+    while len(leases) < jobs:
+        _commit(state, log, checkpoints, [Lease(1 << 40)] * _BATCH, leases)
+    random.Random(1).shuffle(leases)
+    most_bytes = 0.0
+    for first in range(0, jobs, _BATCH):
+        acks: list[Command] = [
+            Ack(each.job_id, each.lease_token, None) for each in leases[first : first + _BATCH]
+        ]
+        _commit(state, log, checkpoints, acks, [])
+        if first % (100 * _BATCH) == 0:
+            used = sum(path.stat().st_size for path in directory.glob("*.seg"))
+            most_bytes = max(most_bytes, used - 1.5 * state.live.total_bytes)
+    return most_bytes / SEGMENT_BYTES
+
+
+def _commit(
+    state: PartitionState,
+    log: Log,
+    checkpoints: Checkpoints,
+    commands: list[Command],
+    granted: list[LeaseGranted],
+) -> None:
+    """One batch, and what an actor does after it."""
+    now_ms = _NOW_MS + time.monotonic_ns() // 1_000_000
+    applied = [state.apply(command, now_ms) for command in commands]
+    events: list[Event] = []
+    for each in applied:
+        events += each.events
+        if isinstance(each.reply, LeaseGranted):
+            granted.append(each.reply)
+    assert log.reserve(len(commands) * EVENT_BYTES_MAX, keep_bytes=RESERVE_BYTES), "disk full"
+    log.commit(events, now_ms)
+    log.make_room(now_ms)
+    checkpoints.step(now_ms)
 
 
 def _resident_bytes() -> int:

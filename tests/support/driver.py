@@ -71,6 +71,7 @@ class Driver:
         policy: Policy | None = None,
         sizes: Sizes = SMALL,
         checkpoint_bytes: int | None = None,
+        step_jobs: int = 5,
     ) -> None:
         """With ``checkpoint_bytes``, that much log brings a checkpoint; else there is none."""
         disk.make_directory(DIRECTORY)
@@ -90,7 +91,7 @@ class Driver:
                 record_bytes=self.found.record_bytes,
                 bad_lsns=self.found.bad_lsns,
                 growth_bytes_min=checkpoint_bytes,
-                step_jobs=5,
+                step_jobs=step_jobs,
                 duty=0,
             )
 

@@ -52,6 +52,7 @@ def test_starts_are_measured_with_and_without_a_snapshot_which_is_really_taken(t
         "start from the log alone, 250 jobs",
         "snapshot",
         "start from the snapshot, 250 jobs",
+        "lease and ack in random order",
     ]
     snapshot_bytes = int(figures[2].note.rpartition(", ")[2].split()[0])
     assert snapshot_bytes >= 40

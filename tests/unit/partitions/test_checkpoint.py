@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 
 import pytest
 
@@ -109,7 +110,10 @@ def copying(disk: FakeDisk) -> Driver:
         ]
         driver.handle(acks, START_MS)
         driver.make_room(START_MS)
-    assert finished(driver)
+    # Only what two snapshots cover is copied.
+    for index in range(2):
+        driver.handle([enqueue(100 + index)], START_MS)
+        assert finished(driver)
     assert driver.checkpoints is not None
     assert driver.checkpoints.next_step_ms is not None, "nothing to copy"
     return driver
@@ -129,10 +133,6 @@ def test_copying_forward_frees_the_segments_and_keeps_every_text():
     disk = FakeDisk()
     driver = copying(disk)
     sealed = {each.header.number for each in driver.log.sealed}
-    for _ in range(300):
-        driver.make_room(START_MS)
-    driver.handle([enqueue(1_000)], START_MS)
-    assert finished(driver)
     for _ in range(300):
         driver.make_room(START_MS)
     assert len(sealed & {each.header.number for each in driver.log.sealed}) < len(sealed) // 2
@@ -210,3 +210,64 @@ def test_an_idle_partition_comes_to_rest_whatever_the_size_of_its_texts(text_byt
     again = Driver(disk.restarted(), sizes=sizes)
     for index in range(400):
         assert again.payload(enqueue(index).job_id) == b"x" * text_bytes
+
+
+def test_segments_go_when_their_last_text_dies_without_another_snapshot():
+    disk = FakeDisk()
+    driver = Driver(disk, sizes=TINY, checkpoint_bytes=1 << 30)
+    for index in range(40):
+        driver.handle([enqueue(index, b"x" * 60)], START_MS)
+        driver.make_room(START_MS)
+    for index in range(2):
+        driver.handle([enqueue(100 + index)], START_MS)
+        assert finished(driver)
+    steps(driver)
+    before = {each.header.number for each in driver.log.sealed}
+    leases = driver.handle([Lease(1_000_000)] * 42, START_MS)
+    for lease in leases:
+        assert isinstance(lease, Leased)
+        driver.handle([Ack(lease.job_id, lease.lease_token, None)], START_MS)
+    steps(driver, START_MS + 10_000)
+    assert not before & {each.header.number for each in driver.log.sealed}
+    assert len(snapshots(disk)) == 2
+    assert len(Driver(disk.restarted()).state) == 42
+
+
+@pytest.mark.parametrize("text_bytes", [256, 1000])
+def test_disk_use_follows_live_data_when_a_backlog_is_acked_at_random(text_bytes):
+    segment_bytes = 64 << 10
+    sizes = Sizes(segment_bytes, extent_bytes=4096, reserve_bytes=1024)
+    disk = FakeDisk()
+    driver = Driver(disk, sizes=sizes, checkpoint_bytes=24 << 10, step_jobs=1000)
+    now_ms, worst = START_MS, 0.0
+    jobs = list(range(1000))
+    batches = [jobs[first : first + 10] for first in range(0, len(jobs), 10)]
+
+    def pass_time() -> None:
+        nonlocal now_ms
+        now_ms += 1_000
+        for _ in range(5):
+            driver.make_room(now_ms)
+
+    for batch in batches:
+        driver.handle([enqueue(index, b"x" * text_bytes) for index in batch], now_ms)
+        pass_time()
+    leases: list[Leased] = []
+    for _ in batches:
+        replies = driver.handle([Lease(1 << 40)] * 10, now_ms)
+        leases += [reply for reply in replies if isinstance(reply, Leased)]
+        pass_time()
+    random.Random(1).shuffle(leases)
+    for first in range(0, len(leases), 10):
+        some = leases[first : first + 10]
+        driver.handle([Ack(each.job_id, each.lease_token, None) for each in some], now_ms)
+        pass_time()
+        used = sum(
+            len(disk.content(DIRECTORY / name))
+            for name in disk.names(DIRECTORY)
+            if name.endswith(".seg")
+        )
+        worst = max(worst, (used - 1.5 * driver.state.live.total_bytes) / segment_bytes)
+    # The promise is two segments, kept at full size (``bench micro storage``: 1.7). Here one holds
+    # few jobs, so that what events take beside texts counts for more; without copying it is 6.
+    assert worst < 3
