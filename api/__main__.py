@@ -53,10 +53,11 @@ async def build_services(settings: FrontSettings, clock: Clock) -> AsyncIterator
         keyring = Keyring(
             store, cache_ttl_ms=settings.auth_cache_ttl_ms, grace_ms=settings.auth_grace_ms
         )
-        operations = Operations(clients, lease_duration_ms=settings.lease_duration_ms, clock=clock)
+        operations = Operations(clients, clock=clock)
         endpoints = JobEndpoints(keyring, operations, settings)
         async with trio.open_nursery() as nursery:
             await nursery.start(keyring.run)
+            nursery.start_soon(operations.run)
             for client in clients:
                 nursery.start_soon(client.run)
             # Whoever accepts before it has met its partitions answers 503 for nothing. Not for
@@ -80,6 +81,7 @@ async def _serve(settings: FrontSettings, tls: ssl.SSLContext | None) -> None:
             await nursery.start(front.run)
             say_ready()
             await told_to_stop()
+            services.operations.drain()
             front.drain()
 
 

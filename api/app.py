@@ -12,7 +12,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
 from api.problems import INTERNAL, METHOD_NOT_ALLOWED, NO_SUCH_ROUTE, Problem
-from api.routes import jobs, keys, node
+from api.routes import docs, jobs, keys, node, queues
 from api.routes.exchange import refuse
 from api.services import Services
 
@@ -33,6 +33,8 @@ def create_app(services: Services) -> QuartTrio:
     node.register(app, services)
     keys.register(app, services)
     jobs.register(app, services)
+    queues.register(app, services)
+    docs.register(app)
     return app
 
 

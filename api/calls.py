@@ -46,6 +46,16 @@ class Call:
         self._error = error
         self.then()
 
+    @property
+    def done(self) -> bool:
+        """Whether the outcome is here."""
+        return self._reply is not None or self._error is not None
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is an outcome, and it is no reply."""
+        return self._error is not None
+
     def result(self) -> Reply:
         """The reply; raises what it failed with."""
         if self._reply is None:
@@ -55,12 +65,23 @@ class Call:
 
     async def arrived(self) -> None:
         """Wait for the outcome in a task of trio's."""
+        if self.done:  # meanwhile
+            await trio.lowlevel.checkpoint()
+            return
         task = trio.lowlevel.current_task()
         self.then = lambda: trio.lowlevel.reschedule(task)
         try:
             await trio.lowlevel.wait_task_rescheduled(_let_go)
         finally:
             self.then = _nobody
+
+
+@types.coroutine
+def outcome_of(call: Call) -> Generator[Call, None, Reply]:
+    """Wait for what comes of a call; raises what it failed with."""
+    if not call.done:
+        yield call
+    return call.result()
 
 
 class NeedsTask:

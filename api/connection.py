@@ -234,7 +234,7 @@ class Connection:
             if waits and (len(waits) > _SENT_AT_ONCE_MAX or self._transport.plain is None):
                 await self.flush()
             self.running_since = door.now
-            steps = handler(Request(head.authorization, body))
+            steps = handler(Request(head.authorization, body, head.idempotency_key, self.fileno))
             try:
                 trap = steps.send(None)
             except StopIteration as done:
@@ -304,7 +304,7 @@ class Connection:
         self.read_deadline = inf
         self.running_since = door.now
         self._hold(len(body))
-        self._steps = handler(Request(head.authorization, body))
+        self._steps = handler(Request(head.authorization, body, head.idempotency_key, self.fileno))
         return self._go_on_in_place()
 
     def _is_answered_in_place(self) -> bool:
@@ -559,6 +559,12 @@ class Connection:
         """End it now, without a word."""
         self._cut_short = True
         self._scope.cancel()
+
+    @property
+    def may_be_gone(self) -> bool:
+        """False when its end would be known: ten thousand that wait need not be asked about."""
+        plain = self._transport.plain
+        return plain is None or plain.ended
 
     def hung_up(self, *, whole: bool) -> None:
         """The client closed its sending side, or the ``whole`` connection, while we work."""

@@ -36,13 +36,27 @@ def too_many_bodies() -> Malformed:
 
 
 class Request:
-    """What the lane gets to see of a request: its key and its whole body."""
+    """What the lane gets to see of a request: its keys and its whole body."""
 
-    __slots__ = ("authorization", "body")
+    __slots__ = ("_fileno", "authorization", "body", "idempotency_key")
 
-    def __init__(self, authorization: str | None, body: bytes) -> None:
+    def __init__(
+        self,
+        authorization: str | None,
+        body: bytes,
+        idempotency_key: str | None = None,
+        fileno: int = -1,
+    ) -> None:
         self.authorization = authorization
         self.body = body
+        self.idempotency_key = idempotency_key
+        self._fileno = fileno
+
+    def gone(self) -> bool:
+        """Whether the client has closed its connection, or its sending side."""
+        poll = select.poll()
+        poll.register(self._fileno, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
 
 LaneHandler = Callable[[Request], Coroutine[Any, Any, Answer]]
@@ -66,6 +80,10 @@ class Swept(Protocol):
     write_deadline: float
     running_since: float | None
     """Time of the sweep before a request began to run; None when none runs."""
+
+    @property
+    def may_be_gone(self) -> bool:
+        """Whether the kernel is to be asked if the client has hung up."""
 
     def expire(self) -> None:
         """The time of a read or a write is over."""
@@ -130,7 +148,11 @@ class Door:
         for connection in list(self.connections):
             if connection.read_deadline < due or connection.write_deadline < due:
                 connection.expire()
-            elif connection.running_since is not None and connection.running_since < now:
+            elif (
+                connection.running_since is not None
+                and connection.running_since < now
+                and connection.may_be_gone
+            ):
                 waiting[connection.fileno] = connection
         if waiting:
             self._look_for_hang_ups(waiting)

@@ -1,23 +1,28 @@
-"""The job routes without their way in: authorise, decode, operate, answer.
+"""The job and queue routes without their way in: authorise, decode, operate, answer.
 
 One function per route of the contract. The lane calls them from the door's own request, the
 Quart routes from Quart's; so the same request has the same answer on every way in.
 """
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Final, Literal, Protocol
 
-from api import schemas
+import msgspec
+
+from api import schemas, views
 from api.answer import Answer
 from api.caller import ACK, LEASE, READ, SUBMIT, Caller
 from api.calls import in_task
 from api.keyring import Keyring
 from api.operations import Operations
-from api.problems import Problem, missing_scope, to_answer
+from api.problems import ADMIN_REQUIRED, KEY_FOR_A_BATCH, Problem, missing_scope, to_answer
 from api.settings import FrontSettings
+
+_REPLAYED: Final = (("Idempotent-Replay", "true"),)
 
 
 class JobRequest(Protocol):
-    """What a job route needs to know of a request."""
+    """What a route needs to know of a request."""
 
     @property
     def authorization(self) -> str | None:
@@ -27,15 +32,29 @@ class JobRequest(Protocol):
     def body(self) -> bytes:
         """The whole body."""
 
+    @property
+    def idempotency_key(self) -> str | None:
+        """The Idempotency-Key header's value."""
+
+    def gone(self) -> bool:
+        """Whether the client is known to have hung up."""
+
 
 class JobEndpoints:
-    """The job routes of the contract."""
+    """The job and queue routes of the contract."""
 
     def __init__(self, keyring: Keyring, operations: Operations, settings: FrontSettings) -> None:
         self._keyring = keyring
         self._operations = operations
         self._text_bytes_max = settings.payload_bytes_max
-        self._default_max_retries = settings.default_max_retries
+        self._limits = schemas.SubmitLimits(
+            payload_bytes_max=settings.payload_bytes_max,
+            default_max_retries=settings.default_max_retries,
+            backoff_initial_ms=settings.retry_backoff_ms,
+            backoff_max_ms=settings.retry_backoff_max_ms,
+        )
+
+    # Submitting.
 
     async def submit(self, request: JobRequest) -> Answer:
         """``POST /jobs``."""
@@ -43,16 +62,34 @@ class JobEndpoints:
         if isinstance(caller, Problem):
             return to_answer(caller)
         job = schemas.decode_submit(
-            request.body,
-            payload_bytes_max=self._text_bytes_max,
-            default_max_retries=self._default_max_retries,
+            request.body, self._limits, self._operations.now_ms, request.idempotency_key
         )
         if isinstance(job, Problem):
             return to_answer(job)
         done = await self._operations.submit(caller, job)
         if isinstance(done, Problem):
             return to_answer(done)
-        return Answer(201, schemas.encode(done))
+        body = views.encode(views.created(done.job_id))
+        return Answer(200, body, headers=_REPLAYED) if done.replayed else Answer(201, body)
+
+    async def submit_many(self, request: JobRequest) -> Answer:
+        """``POST /jobs/batch``."""
+        caller = await self._authorize(request, SUBMIT)
+        if isinstance(caller, Problem):
+            return to_answer(caller)
+        # Overlooked, it would let a client believe that it may send the batch again.
+        if request.idempotency_key is not None:
+            return to_answer(KEY_FOR_A_BATCH)
+        jobs = schemas.decode_batch(request.body, self._limits, self._operations.now_ms)
+        if isinstance(jobs, Problem):
+            return to_answer(jobs)
+        done = await self._operations.submit_many(caller, jobs)
+        if isinstance(done, views.PartlyStored):
+            # Without Retry-After: the whole batch, sent again, would store some jobs twice.
+            return Answer(503, views.encode(done))
+        return _answer(done, 201)
+
+    # Leasing, and what the holder of a lease may do.
 
     async def lease(self, request: JobRequest) -> Answer:
         """``POST /jobs/lease``."""
@@ -62,10 +99,7 @@ class JobEndpoints:
         wanted = schemas.decode_lease(request.body)
         if isinstance(wanted, Problem):
             return to_answer(wanted)
-        done = await self._operations.lease(caller, wanted)
-        if isinstance(done, Problem):
-            return to_answer(done)
-        return Answer(200, schemas.encode(done))
+        return _answer(await self._operations.lease(caller, wanted, request.gone))
 
     async def ack(self, job_id: str, request: JobRequest) -> Answer:
         """``POST /jobs/{id}/ack``."""
@@ -75,18 +109,134 @@ class JobEndpoints:
         ack = schemas.decode_ack(request.body, text_bytes_max=self._text_bytes_max)
         if isinstance(ack, Problem):
             return to_answer(ack)
-        problem = await self._operations.ack(caller, job_id, ack)
-        return Answer(200) if problem is None else to_answer(problem)
+        return _done(await self._operations.ack(caller, job_id, ack))
 
-    async def get(self, job_id: str, request: JobRequest) -> Answer:
-        """``GET /jobs/{id}``."""
+    async def ack_many(self, request: JobRequest) -> Answer:
+        """``POST /jobs/ack``."""
+        caller = await self._authorize(request, ACK)
+        if isinstance(caller, Problem):
+            return to_answer(caller)
+        acks = schemas.decode_acks(request.body, text_bytes_max=self._text_bytes_max)
+        if isinstance(acks, Problem):
+            return to_answer(acks)
+        return _answer(views.results(await self._operations.ack_many(caller, acks)))
+
+    async def extend(self, job_id: str, request: JobRequest) -> Answer:
+        """``POST /jobs/{id}/extend``."""
+        caller = await self._authorize(request, ACK)
+        if isinstance(caller, Problem):
+            return to_answer(caller)
+        extend = schemas.decode_extend(request.body)
+        if isinstance(extend, Problem):
+            return to_answer(extend)
+        until_ms = await self._operations.extend(caller, job_id, extend)
+        return _answer(until_ms if isinstance(until_ms, Problem) else views.extended(until_ms))
+
+    async def extend_many(self, request: JobRequest) -> Answer:
+        """``POST /jobs/extend``."""
+        caller = await self._authorize(request, ACK)
+        if isinstance(caller, Problem):
+            return to_answer(caller)
+        extends = schemas.decode_extends(request.body)
+        if isinstance(extends, Problem):
+            return to_answer(extends)
+        return _answer(views.extend_results(await self._operations.extend_many(caller, extends)))
+
+    async def release(self, job_id: str, request: JobRequest) -> Answer:
+        """``POST /jobs/{id}/release``."""
+        caller = await self._authorize(request, ACK)
+        if isinstance(caller, Problem):
+            return to_answer(caller)
+        release = schemas.decode_release(request.body)
+        if isinstance(release, Problem):
+            return to_answer(release)
+        return _done(await self._operations.release(caller, job_id, release))
+
+    # One job.
+
+    async def get(self, job_id: str, query: str, request: JobRequest) -> Answer:
+        """``GET /jobs/{id}``, with or without a wait."""
         caller = await self._authorize(request, READ)
         if isinstance(caller, Problem):
             return to_answer(caller)
-        done = await self._operations.get(caller, job_id)
-        if isinstance(done, Problem):
-            return to_answer(done)
-        return Answer(200, schemas.encode(done))
+        wait_ms = schemas.decode_wait(schemas.query_pairs(query)) if query else 0
+        if isinstance(wait_ms, Problem):
+            return to_answer(wait_ms)
+        return _answer(await self._operations.get(caller, job_id, wait_ms))
+
+    async def change(
+        self, job_id: str, how: Literal["cancel", "retry"], request: JobRequest
+    ) -> Answer:
+        """``POST /jobs/{id}/cancel``, ``POST /jobs/{id}/retry``."""
+        caller = await self._authorize(request, SUBMIT)
+        if isinstance(caller, Problem):
+            return to_answer(caller)
+        if (problem := schemas.refuse_body(request.body)) is not None:
+            return to_answer(problem)
+        return _answer(await self._operations.change(caller, job_id, how))
+
+    async def forget(self, job_id: str, request: JobRequest) -> Answer:
+        """``DELETE /jobs/{id}``."""
+        caller = await self._admin(request)
+        if isinstance(caller, Problem):
+            return to_answer(caller)
+        return _done(await self._operations.forget(caller, job_id))
+
+    # Many jobs, and queues.
+
+    async def page(self, query: Sequence[tuple[str, str]], request: JobRequest) -> Answer:
+        """``GET /jobs``."""
+        caller = await self._authorize(request, READ)
+        if isinstance(caller, Problem):
+            return to_answer(caller)
+        wanted = schemas.decode_list(query)
+        if isinstance(wanted, Problem):
+            return to_answer(wanted)
+        return _answer(await self._operations.page(caller, wanted))
+
+    async def queues(self, request: JobRequest) -> Answer:
+        """``GET /queues``."""
+        caller = await self._authorize(request, READ)
+        if isinstance(caller, Problem):
+            return to_answer(caller)
+        return _answer(await self._operations.queues(caller))
+
+    async def queue(self, name: str, request: JobRequest) -> Answer:
+        """``GET /queues/{q}``."""
+        caller = await self._authorize(request, READ)
+        if isinstance(caller, Problem):
+            return to_answer(caller)
+        if (problem := schemas.check_queue(name)) is not None:
+            return to_answer(problem)
+        return _answer(await self._operations.queue(caller, name))
+
+    async def pause(self, name: str, paused: bool, request: JobRequest) -> Answer:
+        """``POST /queues/{q}/pause``, ``POST /queues/{q}/resume``."""
+        caller = await self._admin_of(name, request)
+        if isinstance(caller, Problem):
+            return to_answer(caller)
+        return _answer(await self._operations.pause(caller, name, paused=paused))
+
+    async def retry_dead(self, name: str, request: JobRequest) -> Answer:
+        """``POST /queues/{q}/retry-dead``."""
+        caller = await self._admin_of(name, request)
+        if isinstance(caller, Problem):
+            return to_answer(caller)
+        return _answer(await self._operations.sweep(caller, name, "DEAD", "retry"))
+
+    async def purge(
+        self, name: str, query: Sequence[tuple[str, str]], request: JobRequest
+    ) -> Answer:
+        """``DELETE /queues/{q}/jobs?state=``."""
+        caller = await self._admin_of(name, request)
+        if isinstance(caller, Problem):
+            return to_answer(caller)
+        state = schemas.decode_bulk_state(query)
+        if isinstance(state, Problem):
+            return to_answer(state)
+        return _answer(await self._operations.sweep(caller, name, state, "forget"))
+
+    # Who asks -----------------------------------------------------------------------------
 
     async def _authorize(self, request: JobRequest, scope: str) -> Caller | Problem:
         caller: Caller | Problem | None = self._keyring.recall(request.authorization)
@@ -96,3 +246,24 @@ class JobEndpoints:
         if isinstance(caller, Caller) and scope not in caller.scopes:
             return missing_scope(scope)
         return caller
+
+    async def _admin(self, request: JobRequest) -> Caller | Problem:
+        """Of a request without a body."""
+        caller = await self._authorize(request, READ)
+        if isinstance(caller, Caller) and caller.type != "admin":
+            return ADMIN_REQUIRED
+        problem = schemas.refuse_body(request.body)
+        return caller if isinstance(caller, Problem) or problem is None else problem
+
+    async def _admin_of(self, queue: str, request: JobRequest) -> Caller | Problem:
+        caller = await self._admin(request)
+        problem = schemas.check_queue(queue)
+        return caller if isinstance(caller, Problem) or problem is None else problem
+
+
+def _answer(done: msgspec.Struct | Problem, status: int = 200) -> Answer:
+    return to_answer(done) if isinstance(done, Problem) else Answer(status, views.encode(done))
+
+
+def _done(problem: Problem | None) -> Answer:
+    return Answer(200) if problem is None else to_answer(problem)

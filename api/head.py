@@ -29,6 +29,7 @@ class Head(msgspec.Struct, frozen=True):
     http11: bool
     headers: tuple[tuple[bytes, bytes], ...]
     authorization: str | None
+    idempotency_key: str | None
     content_length: int
     """Bytes of the body; 0 without one, and when it is ``chunked``."""
     chunked: bool
@@ -115,6 +116,7 @@ def retarget(head: Head, method: bytes, target: bytes) -> Head:
         http11=head.http11,
         headers=head.headers,
         authorization=head.authorization,
+        idempotency_key=head.idempotency_key,
         content_length=head.content_length,
         chunked=head.chunked,
         keep_alive=head.keep_alive,
@@ -147,6 +149,9 @@ def _apply_rules(
     authorizations = values.get(b"authorization", [])
     if len(authorizations) > 1:
         raise Malformed(400, "more than one Authorization header")
+    idempotency_keys = values.get(b"idempotency-key", [])
+    if len(idempotency_keys) > 1:
+        raise Malformed(400, "more than one Idempotency-Key header")
     content_length, chunked = _framing(values, http11, limits)
     connection = {
         option.strip(b" \t").lower()
@@ -161,6 +166,7 @@ def _apply_rules(
         http11=http11,
         headers=tuple(headers),
         authorization=authorizations[0].decode("latin-1") if authorizations else None,
+        idempotency_key=idempotency_keys[0].decode("latin-1") if idempotency_keys else None,
         content_length=content_length,
         chunked=chunked,
         keep_alive=keep_alive,

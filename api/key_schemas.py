@@ -1,14 +1,15 @@
 """The JSON of the key routes, and what may be asked for; the command line uses it too. Pure."""
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from api.caller import KeyType
 from api.keys import KEY_TYPES, NAME_CHARACTERS_MAX, OWNER_ID
 from api.keystore.base import KeyRecord
 from api.problems import Problem
-from api.schemas import rfc3339
+from api.times import rfc3339
 
 NAME_REQUIRED: Final = Problem(400, "name is required")
 NAME_TOO_LONG: Final = Problem(400, f"name is longer than {NAME_CHARACTERS_MAX} characters")
@@ -18,12 +19,20 @@ TYPE_REQUIRED: Final = Problem(400, "type is required")
 TYPE_UNKNOWN: Final = Problem(400, "type must be client, worker or admin")
 
 
-class NewKeyBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``POST /admin/keys``. Absent, null and empty are the same: required."""
+_Name = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": NAME_CHARACTERS_MAX})]
+_OwnerId = Annotated[str, Meta(extra_json_schema={"pattern": f"^{OWNER_ID.pattern}$"})]
+_Type = Annotated[str, Meta(extra_json_schema={"enum": list(KEY_TYPES)})]
 
-    name: str | None = None
-    owner_id: str | None = None
-    type: str | None = None
+
+class NewKeyBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``POST /admin/keys``. Absent, null and empty are the same: required.
+
+    Bounds are for readers of the schema; ``check`` refuses, the first field first.
+    """
+
+    name: _Name | None = None
+    owner_id: _OwnerId | None = None
+    type: _Type | None = None
 
 
 class WantedKey(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ is waited for is in ``api.calls``.
 import logging
 import socket
 import types
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Final
 
 import msgspec
@@ -21,6 +21,7 @@ import trio
 
 from api.calls import Call, driven
 from api.errors import OverloadedError, PartitionUnavailableError
+from api.heads import KnownHead
 from partitions.errors import PipeError
 from partitions.limits import (
     FRAME_BYTES_SOFT,
@@ -31,8 +32,10 @@ from partitions.limits import (
 from partitions.messages import (
     PUSH_ID,
     Command,
+    Head,
     Hello,
     Hint,
+    JobsOver,
     Recovering,
     Reply,
     Request,
@@ -62,8 +65,14 @@ class PartitionClient:
 
     def __init__(self, partition: int, partitions: int, path: str) -> None:
         self.partition = partition
-        self.ready_hint = False
-        """Whether the partition last said that it has jobs to lease; it may be old by now."""
+        self.heads: dict[str, KnownHead] = {}
+        """What each queue would give, as the partition last said; it may be old by now."""
+        self.on_heads: Callable[[list[Head]], None] = _ignore
+        """Told what the partition says of its queues."""
+        self.on_over: Callable[[list[bytes]], None] = _ignore
+        """Told which watched jobs are finished or gone."""
+        self.on_change: Callable[[], None] = _nothing
+        """Told that the partition is gone, and watches nothing any more; or serves again."""
         self._expected = Hello(partition, partitions)
         self._path = path
         self._last_id = 0
@@ -90,11 +99,35 @@ class PartitionClient:
         return await driven(self.ask(command, text_bytes))
 
     @types.coroutine
-    def ask(self, command: Command, text_bytes: int = 0) -> Generator[Call, None, Reply]:
-        """Send ``command`` and wait for its reply; ``text_bytes`` is the size of its text.
+    def ask(
+        self,
+        command: Command,
+        text_bytes: int = 0,
+        orphaned: Callable[[Reply], None] | None = None,
+    ) -> Generator[Call, None, Reply]:
+        """Send ``command`` and wait for its reply; ``text_bytes`` is the size of its texts.
+
+        ``orphaned`` gets the reply if whoever asked is gone by then.
 
         Raises:
             PartitionUnavailableError: not connected, or the connection broke meanwhile.
+            OverloadedError: too much is in flight.
+        """
+        call = self.begin(command, text_bytes)
+        try:
+            yield call
+        except BaseException:
+            # Cancelled, or the operation was closed: nobody wants the reply any more.
+            if orphaned is None or not self._hand_over(call, orphaned):
+                self._give_up(call)
+            raise
+        return call.result()
+
+    def begin(self, command: Command, text_bytes: int = 0) -> Call:
+        """Send ``command``; what is returned is to be waited for (``calls.outcome_of``).
+
+        Raises:
+            PartitionUnavailableError: not connected.
             OverloadedError: too much is in flight.
         """
         if not self._connected.is_set():
@@ -112,13 +145,25 @@ class PartitionClient:
         if (sender := self._sender) is not None:
             self._sender = None
             trio.lowlevel.reschedule(sender)
+        return call
+
+    def post(self, command: Command) -> None:
+        """Send ``command`` if that can be done now; nobody waits for its reply."""
         try:
-            yield call
-        except BaseException:
-            # Cancelled, or the operation was closed: nobody wants the reply any more.
-            self._give_up(call)
-            raise
-        return call.result()
+            self.begin(command)
+        except (PartitionUnavailableError, OverloadedError) as error:
+            _logger.debug("not sent: %s", error)
+
+    def _hand_over(self, call: Call, orphaned: Callable[[Reply], None]) -> bool:
+        """Let ``orphaned`` have the reply; False when the command is not on its way."""
+        if call.done:
+            if not call.failed:
+                orphaned(call.result())
+            return True
+        if call.request_id not in self._calls or call.request_id in self._outgoing:
+            return False
+        call.then = lambda: None if call.failed else orphaned(call.result())
+        return True
 
     def _give_up(self, call: Call) -> None:
         """Forget a call: its reply, if one comes, goes nowhere."""
@@ -256,7 +301,16 @@ class PartitionClient:
     def _take_push(self, push: Reply) -> None:
         match push:
             case Hint():
-                self.ready_hint = push.ready
+                for head in push.heads:
+                    if head.priority is None:
+                        self.heads.pop(head.queue, None)
+                    elif (known := self.heads.get(head.queue)) is not None:
+                        known.told(head)
+                    else:
+                        self.heads[head.queue] = KnownHead(head)
+                self.on_heads(push.heads)
+            case JobsOver():
+                self.on_over(push.job_ids)
             case Recovering():
                 self.state = f"recovering ({push.done_percent}%)"
             case Hello():
@@ -265,6 +319,7 @@ class PartitionClient:
                 self.state = "serving"
                 self._connected.set()
                 _logger.info("partition %d serves", self.partition)
+                self.on_change()
             case _:
                 raise PipeError(f"a push that is none: {push}")
 
@@ -279,7 +334,7 @@ class PartitionClient:
             # Only then: whoever waits for an event that was not set waits for this very one.
             self._connected = trio.Event()
         self.state = "down"
-        self.ready_hint = False
+        self.heads.clear()
         # What was not answered never will be: the next connection owes nothing.
         self._answered_id = self._sent_id
         unsent = self._outgoing
@@ -290,3 +345,12 @@ class PartitionClient:
                 sent = request_id not in unsent
                 call.fail(PartitionUnavailableError(self.partition, sent=sent, hangs=self._hangs))
         self._hangs = False
+        self.on_change()
+
+
+def _ignore(_: object) -> None:
+    """Nobody wants to know."""
+
+
+def _nothing() -> None:
+    """The same."""

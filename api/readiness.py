@@ -33,11 +33,12 @@ class Watch:
     It is itself the outcome that the task is woken with: trio asks it for ``unwrap`` only.
     """
 
-    __slots__ = ("_ended", "_in_place", "_readable", "_task")
+    __slots__ = ("_in_place", "_readable", "_task", "ended")
 
     def __init__(self) -> None:
+        self.ended = False
+        """The client closed its connection, or its sending side."""
         self._readable = False
-        self._ended = False
         self._task: trio.lowlevel.Task | None = None
         self._in_place: Callable[[], bool] | None = None
 
@@ -47,7 +48,7 @@ class Watch:
         An edge while it waits is first offered to ``in_place``; if that returns True, it has read
         what is there, and the wait goes on.
         """
-        if self._readable or self._ended:
+        if self._readable or self.ended:
             await trio.lowlevel.checkpoint()
         else:
             self._in_place = in_place
@@ -69,7 +70,7 @@ class Watch:
     def happened(self, events: int) -> None:
         """The epoll has told of this socket."""
         if events & _ENDS:
-            self._ended = True
+            self.ended = True
         elif (
             self._task is not None
             and self._in_place is not None

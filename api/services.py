@@ -15,6 +15,9 @@ class PartitionStates(Protocol):
     def partition_states(self) -> Mapping[int, str]:
         """``{partition: "serving" or what it does instead}``, all of them."""
 
+    def drain(self) -> None:
+        """Let nobody wait any longer."""
+
 
 @dataclass(frozen=True)
 class Services:

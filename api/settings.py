@@ -75,8 +75,9 @@ class FrontSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key_pepper: str | None = None
     auth_cache_ttl_ms: int = 5_000
     auth_grace_ms: int = 300_000
-    lease_duration_ms: int = 30_000
     default_max_retries: int = 3
+    retry_backoff_ms: int = 1_000
+    retry_backoff_max_ms: int = 600_000
     payload_bytes_max: int = 1 << 20
     tls_cert: str | None = None
     tls_key: str | None = None

@@ -112,6 +112,11 @@ class PlainTransport:
             self._watch.again()
         return data
 
+    @property
+    def ended(self) -> bool:
+        """Whether the client closed its connection, or its sending side."""
+        return self._watch.ended
+
     def wake(self) -> None:
         """End an ``arrival``, now or the next one."""
         self._watch.wake()

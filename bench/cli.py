@@ -22,7 +22,15 @@ from bench import environment, report, suite, targets, workloads
 from bench.display import TerminalDisplay
 from bench.errors import BenchError
 from bench.fleet import LoadOptions
-from bench.measure import WINDOW_JOBS, Display, Spec, measure
+from bench.measure import (
+    BATCH_WINDOW_JOBS,
+    WINDOW_JOBS,
+    Display,
+    Spec,
+    measure,
+    measure_batch_cycle,
+    measure_order,
+)
 from bench.micro import cli as micro
 from bench.node import Node, PrivateOptions, private_node, running_node
 from bench.suite import SuiteOptions, SuiteResult
@@ -35,6 +43,11 @@ one that does no real work.
 """
 
 _WIDTH_WITHOUT_TERMINAL: Final = 120
+# The contract's, of one request; the last is the default of MAX_BODY.
+_SUBMITS_MAX: Final = 10_000
+_LEASES_MAX: Final = 1_000
+_PRIORITY_MAX: Final = 100
+_BODY_BYTES_MAX: Final = 16 << 20
 
 EXIT_OK: Final = 0
 EXIT_ERRORS: Final = 1
@@ -73,6 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"pairs between two refills (default: {WINDOW_JOBS})",
     )
+    _add_batch_modes(modes)
+    _add_order(modes)
     modes.add_parser(
         "bare",
         parents=against,
@@ -94,6 +109,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     whole.add_argument("--strict", action="store_true", help="exit code 1 when a target is missed")
     whole.set_defaults(mode="suite")
     micro.add_arguments(modes)
+
+
+def _add_batch_modes(modes: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    common = _common_arguments(duration_s=10.0, warmup_s=2.0, connections=targets.BATCH_CONNECTIONS)
+    against = [common, _node_arguments()]
+    batch = modes.add_parser("batch", parents=against, help="durable submits, many a request")
+    _add_batch(batch, _SUBMITS_MAX)
+    cycle = modes.add_parser(
+        "batch-cycle", parents=against, help="submit, lease and ack, each many a request"
+    )
+    _add_batch(cycle, _LEASES_MAX)
+    cycle.add_argument(
+        "--window",
+        type=_count_from(1),
+        default=BATCH_WINDOW_JOBS,
+        metavar="N",
+        help=f"jobs submitted, then leased and acked (default: {BATCH_WINDOW_JOBS})",
+    )
+
+
+def _add_order(modes: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    common = _common_arguments(duration_s=10.0, warmup_s=2.0)
+    order = modes.add_parser(
+        "order",
+        parents=[common, _node_arguments()],
+        help="how many jobs are leased before better ones; a private node then has 2 fronts and "
+        "4 partitions",
+    )
+    _add_rate(order, "units (a submit, or a lease with its ack)")
+    order.add_argument(
+        "--waiting",
+        type=_count_from(1),
+        default=1000,
+        metavar="N",
+        help="jobs that wait on average (default: 1000)",
+    )
+    order.add_argument(
+        "--priorities",
+        type=_count_within(0, _PRIORITY_MAX),
+        default=2,
+        metavar="N",
+        help="drawn from -N to N (default: 2)",
+    )
+    order.add_argument(
+        "--batch",
+        type=_count_within(1, _LEASES_MAX),
+        default=1,
+        metavar="N",
+        help='jobs that a lease asks for; above 1 with "max" (default: 1)',
+    )
+    # One history, by one clock.
+    order.set_defaults(fronts=2, partitions=4, load_processes=1)
+
+
+def _add_batch(parser: argparse.ArgumentParser, most: int) -> None:
+    parser.add_argument(
+        "--batch",
+        type=_count_within(1, most),
+        default=targets.BATCH_JOBS,
+        metavar="N",
+        help=f"jobs of one request; figures count jobs (default: {targets.BATCH_JOBS})",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -165,15 +242,35 @@ async def _measure_one(arguments: argparse.Namespace, display: Display) -> Suite
         rate=getattr(arguments, "rate", None),
         waiting=getattr(arguments, "backlog", getattr(arguments, "waiting", 0)),
         window=getattr(arguments, "window", WINDOW_JOBS),
+        batch=getattr(arguments, "batch", 1),
+        priorities=getattr(arguments, "priorities", 0),
     )
+    if spec.mode == "order" and arguments.load_processes != 1:
+        raise BenchError("order is judged by one clock: --load-processes must be 1")
+    _check_body(spec.batch, arguments.payload_bytes)
     async with AsyncExitStack() as stack:
         node = await _node(arguments, stack)
         facts = environment.describe(node.directory)
-        result = await measure(node, spec, _load_options(arguments), display)
-    return SuiteResult(facts, [result], [])
+        load = _load_options(arguments)
+        if spec.mode == "batch-cycle":
+            results = await measure_batch_cycle(node, spec, load, display)
+        elif spec.mode == "order":
+            results = [await measure_order(node, spec, load, display)]
+        else:
+            results = [await measure(node, spec, load, display)]
+    return SuiteResult(facts, results, [])
+
+
+def _check_body(batch: int, payload_bytes: int) -> None:
+    if batch * payload_bytes > _BODY_BYTES_MAX:
+        raise BenchError(
+            f"{batch} jobs with --payload-bytes {payload_bytes} are more than a request may have "
+            f"({_BODY_BYTES_MAX} bytes)"
+        )
 
 
 async def _measure_suite(arguments: argparse.Namespace, display: Display) -> SuiteResult:
+    _check_body(targets.BATCH_JOBS, arguments.payload_bytes)
     private = _private_options(arguments)
     options = SuiteOptions(
         private=PrivateOptions(private.parent, private.fronts or 1, private.partitions or 1),
@@ -205,7 +302,7 @@ async def _node(arguments: argparse.Namespace, stack: AsyncExitStack) -> Node:
 def _keys_needed(mode: str) -> tuple[str, ...]:
     if mode == "bare":
         return ()
-    return ("client",) if mode == "submit" else ("client", "worker")
+    return ("client",) if mode in ("submit", "batch") else ("client", "worker")
 
 
 def _load_options(arguments: argparse.Namespace) -> LoadOptions:
@@ -221,15 +318,17 @@ def _private_options(arguments: argparse.Namespace) -> PrivateOptions:
     return PrivateOptions(arguments.dir, arguments.fronts, arguments.partitions)
 
 
-def _common_arguments(*, duration_s: float, warmup_s: float) -> argparse.ArgumentParser:
+def _common_arguments(
+    *, duration_s: float, warmup_s: float, connections: int = 64
+) -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     load = common.add_argument_group("load")
     load.add_argument(
         "--connections",
         type=_count_from(1),
-        default=64,
+        default=connections,
         metavar="N",
-        help="keep-alive connections, one request in flight on each (default: 64)",
+        help="keep-alive connections, one request in flight on each (default: %(default)s)",
     )
     load.add_argument(
         "--duration",
@@ -342,6 +441,18 @@ def _count_from(least: int) -> Callable[[str], int]:
             value = least - 1
         if value < least:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} up")
+        return value
+
+    return parse
+
+
+def _count_within(least: int, most: int) -> Callable[[str], int]:
+    count_from = _count_from(least)
+
+    def parse(text: str) -> int:
+        value = count_from(text)
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{text!r} is more than {most}")
         return value
 
     return parse

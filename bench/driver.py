@@ -12,6 +12,7 @@ so a node that stalls is charged for everything that should have happened meanwh
 ("coordinated omission", as Gil Tene calls leaving it out).
 """
 
+import random
 import resource
 import select
 import socket
@@ -21,9 +22,11 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from bench.errors import BenchError, MalformedAnswerError
-from bench.flows import Flow, SampledIds, Verdict, make_flows
+from bench.flows import Flow, SampledIds, Turnover, Verdict, make_flows
 from bench.histogram import Histogram
 from bench.messages import Phase, PhaseResult, Plan
+from bench.order import History
+from bench.order_flow import OrderFlow
 from bench.response import Answer, ResponseScanner
 from bench.workloads import Requests
 
@@ -68,8 +71,8 @@ class Talk(Protocol):
             MalformedAnswerError: it is not an answer, or more than one.
         """
 
-    def ids_checked(self) -> int:
-        """How many ids were found to be distinct so far."""
+    def account(self, result: PhaseResult) -> None:
+        """Write down what was seen of job ids since ``flows`` was called."""
 
 
 class HttpTalk:
@@ -79,6 +82,11 @@ class HttpTalk:
         """Prepare every request."""
         self._seed = plan.seed
         self._ids = SampledIds()
+        self._ids_before = 0
+        self._turnover = Turnover()
+        self._history = History()
+        self._judges_order = False
+        self._draw = random.Random(plan.seed)
         self._requests = Requests(
             f"{plan.host}:{plan.port}",
             plan.client_key,
@@ -90,11 +98,30 @@ class HttpTalk:
 
     def flows(self, phase: Phase) -> Callable[[], Flow]:
         """See ``Talk.flows``."""
-        return make_flows(phase.flow, self._requests, self._ids, self._seed)
+        self._ids_before = len(self._ids)
+        self._turnover = Turnover()
+        self._judges_order = phase.flow == "order"
+        if phase.flow in ("order", "order-fill"):
+            return lambda: OrderFlow(
+                self._requests,
+                self._draw,
+                self._history,
+                time.monotonic_ns,
+                priorities=phase.priorities,
+                waiting=phase.waiting,
+                batch=phase.batch,
+            )
+        return make_flows(
+            phase.flow, self._requests, self._ids, self._seed, phase.batch, self._turnover
+        )
 
-    def ids_checked(self) -> int:
-        """See ``Talk.ids_checked``."""
-        return len(self._ids)
+    def account(self, result: PhaseResult) -> None:
+        """See ``Talk.account``."""
+        result.sampled_ids = len(self._ids) - self._ids_before
+        result.submitted_sum, result.leased_sum = self._turnover.sums()
+        if self._judges_order and not result.refused:
+            # After a refusal nobody knows which jobs wait: the measurement will say so.
+            result.order = self._history.judge(result.started_ns)
 
 
 class Driver:
@@ -131,7 +158,6 @@ class Driver:
             Abandoned: the benchmark wants no more of this.
         """
         talk = self._talk
-        ids_before = talk.ids_checked()
         run = _PhaseRun(self._plan, phase, talk.flows(phase), talk.scan)
         for connection in self._connections.values():
             run.use(connection)
@@ -141,7 +167,7 @@ class Driver:
             self._turn(run)
         result = run.finish()
         result.cpu_s = time.process_time() - cpu_before_s
-        result.sampled_ids = talk.ids_checked() - ids_before
+        talk.account(result)
         return result
 
     def close(self) -> None:
@@ -382,9 +408,9 @@ class _PhaseRun:
 
     def _count_unit(self, flow: Flow, operation: str, now_ns: int, unit_ns: int) -> None:
         if self._deadline_ns is None or now_ns <= self._deadline_ns:
-            self.result.done += 1
+            self.result.done += flow.jobs
         else:
-            self.result.done_late += 1
+            self.result.done_late += flow.jobs
         if flow.unit != operation:
             self._recorder(flow.unit)(now_ns - unit_ns)
 

@@ -10,8 +10,15 @@ from typing import Final, Literal
 import msgspec
 
 from bench.histogram import Histogram
+from bench.order import Order
 
-FlowName = Literal["bare", "submit", "lease", "cycle"]
+FlowName = Literal[
+    "bare", "submit", "lease", "cycle", "batch", "batch-lease", "order-fill", "order"
+]
+
+IDS_MODULUS: Final = (1 << 64) - 1
+"""Sums of job ids are kept modulo this: it fits an integer of JSON, and 2**64 is 1, so that a
+run of ids read as one long number has the sum of the ids (each its high half and its low)."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -31,7 +38,7 @@ class Plan(msgspec.Struct, frozen=True):
 class Phase(msgspec.Struct, frozen=True):
     """One stretch of load: until ``duration_s`` is over or ``count`` units are begun.
 
-    A unit is what the flow counts: a request, or the requests of one cycle or pair.
+    A unit is what the flow begins at once: a request, or the requests of one cycle or pair.
     """
 
     flow: FlowName
@@ -39,6 +46,12 @@ class Phase(msgspec.Struct, frozen=True):
     count: int | None = None
     rate: float | None = None
     """Units a second, planned at even distances (open loop); None: closed loop."""
+    batch: int = 1
+    """Jobs of one unit, in the flows whose requests carry many."""
+    priorities: int = 0
+    """``order`` and ``order-fill``: drawn from minus this to this."""
+    waiting: int = 0
+    """``order``: so many jobs wait on average."""
 
 
 class _Report(msgspec.Struct, tag=True):
@@ -50,7 +63,7 @@ class Ready(_Report):
 
 
 class Progress(_Report):
-    """Units done in the phase so far."""
+    """Units done in the phase so far; of batches, jobs."""
 
     done: int
 
@@ -63,7 +76,7 @@ class PhaseResult(_Report):
     ended_ns: int
     """When the phase was over, or its last answer came if that was earlier."""
     done: int = 0
-    """Units that succeeded before ``ended_ns``: these count."""
+    """Units that succeeded before ``ended_ns``: these count. A batch counts as its jobs."""
     done_late: int = 0
     """Units that succeeded after a phase's time was over; in the latencies, not in the rate."""
     never_sent: int = 0
@@ -78,6 +91,12 @@ class PhaseResult(_Report):
     """Nanoseconds by operation, and by unit where that is more than one operation."""
     sampled_ids: int = 0
     """Job ids that were checked to be distinct (one in 16)."""
+    submitted_sum: int = 0
+    """Of the ids that batches were given, modulo ``IDS_MODULUS``."""
+    leased_sum: int = 0
+    """Of the ids that were leased in batches: if each was leased once, the same."""
+    order: Order | None = None
+    """Of a phase of ``order``."""
     cpu_s: float = 0.0
     """CPU seconds of the load process itself."""
 
@@ -94,7 +113,12 @@ class PhaseResult(_Report):
         self.never_sent += other.never_sent
         self.empty += other.empty
         self.sampled_ids += other.sampled_ids
+        self.submitted_sum = (self.submitted_sum + other.submitted_sum) % IDS_MODULUS
+        self.leased_sum = (self.leased_sum + other.leased_sum) % IDS_MODULUS
         self.cpu_s += other.cpu_s
+        if other.order is not None:
+            self.order = self.order or Order()
+            self.order.extend(other.order)
         for what, count in other.refused.items():
             self.refused[what] = self.refused.get(what, 0) + count
         self.examples = other.examples | self.examples

@@ -30,7 +30,15 @@ _STOP_S: Final = 15.0
 _POLL_S: Final = 0.05
 _KEY_LINE: Final = re.compile(r"Created (client|worker) key: ((?:client|worker)_[A-Za-z0-9_-]+)")
 _ANY_KEY: Final = re.compile(r"(?:client|worker|admin)_[A-Za-z0-9_-]{20,}")
-_UNWANTED: Final = ("REDIS_URL", "TLS_CERT", "TLS_KEY", "KEY_PEPPER", "MAX_JOBS", "MAX_PAYLOAD")
+_UNWANTED: Final = (
+    "REDIS_URL",
+    "TLS_CERT",
+    "TLS_KEY",
+    "KEY_PEPPER",
+    "MAX_JOBS",
+    "MAX_PAYLOAD",
+    "MAX_BODY",
+)
 _LOG_TAIL_LINES: Final = 15
 
 

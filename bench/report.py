@@ -10,6 +10,7 @@ from rich.table import Table
 from bench.environment import Environment
 from bench.histogram import Histogram
 from bench.measure import UNIT_OF, Result
+from bench.order import ABOVE_MS, Order
 from bench.targets import Target
 
 _KINDS: Final = ("supervisor", "front", "partition", "other", "load")
@@ -33,6 +34,9 @@ def print_tables(
     console.print(_environment_line(environment), highlight=False, soft_wrap=True)
     console.print(_results_table(results))
     console.print(_cpu_table(results))
+    for result in results:
+        if result.phase.order is not None:
+            console.print(_order_table(result, result.phase.order))
     for line in _remarks(results):
         console.print(line, style="yellow", highlight=False, soft_wrap=True, markup=False)
     if targets:
@@ -46,6 +50,7 @@ def _as_dict(result: Result) -> dict[str, Any]:
         "unit": UNIT_OF[result.spec.mode],
         "connections": result.spec.connections,
         "rate_planned_per_s": result.spec.rate,
+        "batch_jobs": result.spec.batch,
         "waiting_jobs": result.spec.waiting,
         "fronts": result.fronts,
         "partitions": result.partitions,
@@ -65,6 +70,7 @@ def _as_dict(result: Result) -> dict[str, Any]:
         "empty_leases": phase.empty,
         "never_sent": phase.never_sent,
         "ids_checked_distinct": phase.sampled_ids,
+        "order": msgspec.to_builtins(phase.order),
         "cpu": {
             kind: {"seconds": round(seconds, 3), "us_per_unit": _us_per_unit(result, seconds)}
             for kind, seconds in sorted(result.cpu_by_kind().items())
@@ -119,8 +125,7 @@ def _results_table(results: Iterable[Result]) -> Table:
     for result in results:
         unit = UNIT_OF[result.spec.mode]
         # The unit first, then the requests that it is made of.
-        names = sorted(result.phase.latencies, key=lambda name: (name != unit, name))
-        for name in names or [unit]:
+        for name in (unit, *sorted(result.phase.latencies.keys() - {unit})):
             table.add_row(*_row(result, name))
     return table
 
@@ -135,8 +140,9 @@ def _row(result: Result, name: str) -> list[str]:
         return [f"  {name}", "", "", "", *latencies, ""]
     waiting = f", {result.spec.waiting:,} waiting" if result.spec.waiting else ""
     pace = "" if result.spec.rate is None else f" at {result.spec.rate:,g}/s"
+    batch = f", {result.spec.batch:,} a request" if result.spec.batch > 1 else ""
     return [
-        f"{name}{pace}{waiting}",
+        f"{name}{batch}{pace}{waiting}",
         _node(result),
         str(result.spec.connections),
         f"{result.per_second:,.0f}",
@@ -167,6 +173,27 @@ def _cpu_cell(result: Result, seconds: float) -> str:
     per_unit = _us_per_unit(result, seconds)
     busy = f"({seconds / result.seconds:.0%})"
     return busy if per_unit is None else f"{per_unit:.1f} {busy}"
+
+
+def _order_table(result: Result, order: Order) -> Table:
+    """How many of the jobs leased, and their share; by more than so many milliseconds."""
+    batch = "" if result.spec.batch == 1 else f", {result.spec.batch:,} a request"
+    table = Table(title=f"out of order, of {order.leases:,} jobs leased{batch} ({_node(result)})")
+    table.add_column("while the one to be leased first", no_wrap=True)
+    table.add_column("in all", justify="right")
+    for above_ms in ABOVE_MS[1:]:
+        table.add_column(f"> {above_ms} ms", justify="right")
+    for what, counts in (
+        ("has a higher priority, and waits for", order.inversions),
+        ("has the same priority, and is older by", order.overtaking),
+    ):
+        cells = [_share_cell(counts.get(above_ms, 0), order.leases) for above_ms in ABOVE_MS]
+        table.add_row(what, *cells)
+    return table
+
+
+def _share_cell(count: int, whole: int) -> str:
+    return f"{count:,} ({count / whole:.2%})" if count else "0"
 
 
 def _per_write(result: Result) -> str:

@@ -7,7 +7,14 @@ import msgspec
 from bench import targets
 from bench.environment import Environment, describe
 from bench.fleet import LoadOptions
-from bench.measure import Display, Result, Spec, measure
+from bench.measure import (
+    BATCH_WINDOW_JOBS,
+    Display,
+    Result,
+    Spec,
+    measure,
+    measure_batch_cycle,
+)
 from bench.node import Node, PrivateOptions, private_node
 from bench.targets import Target
 
@@ -31,7 +38,7 @@ class SuiteResult(msgspec.Struct, frozen=True):
 
 
 async def run(options: SuiteOptions, load: LoadOptions, display: Display) -> SuiteResult:
-    """Bare, submits, bare again, cycle, then lease+ack with few, many, and few waiting.
+    """Bare, submits, bare again, cycle, lease+ack with few, many, and few waiting, batches.
 
     What others are judged by is measured before and after them, and its mean taken: a
     machine that is shared changes from minute to minute. Each part has a node of its own, so
@@ -53,6 +60,13 @@ async def run(options: SuiteOptions, load: LoadOptions, display: Display) -> Sui
     for waiting in (targets.SHALLOW_JOBS, options.deep_jobs, targets.SHALLOW_JOBS):
         lease = msgspec.structs.replace(cycle, mode="lease", waiting=waiting)
         results.append(await _alone(options.private, lease, load, display))
+    batch = msgspec.structs.replace(
+        plain, mode="batch", connections=targets.BATCH_CONNECTIONS, batch=targets.BATCH_JOBS
+    )
+    results.append(await _alone(options.private, batch, load, display))
+    batch = msgspec.structs.replace(batch, mode="batch-cycle", window=BATCH_WINDOW_JOBS)
+    async with private_node(options.private) as node:
+        results += await measure_batch_cycle(node, batch, load, display)
     sync = environment.fdatasync
     assert sync is not None
     return SuiteResult(environment, results, targets.judge(results, sync))

@@ -50,6 +50,13 @@ def main() -> int:
     except* DirectoryInUseError as group:
         _logger.critical("this partition does not start: %s", _words(group))
         status = EXIT_FAULT
+    except* MemoryError:
+        # Wherever it was: what was not committed was not answered, and the state goes with us.
+        _logger.critical(
+            "there is no memory left, this partition stops; what it answered is on disk, and is"
+            " read again at the next start"
+        )
+        status = EXIT_FAULT
     except* OSError as group:
         _logger.critical("the disk failed, this partition stops: %s", _words(group))
         status = EXIT_FAULT

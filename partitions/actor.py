@@ -13,47 +13,57 @@ when that is used up too, only reads are answered.
 
 import logging
 from collections import deque
+from collections.abc import Iterable
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
 
+from partitions.answers import (
+    Answer,
+    JobFound,
+)
 from partitions.checkpoint import Checkpoints
 from partitions.clock import Clock
+from partitions.costs import record_bytes
 from partitions.errors import BlobUnreadableError
-from partitions.job import Outcome
+from partitions.filling import TextAnswer, filled, reply_to
+from partitions.hints import Hints
+from partitions.job import FINISHED
 from partitions.limits import (
     BATCH_BYTES_MAX,
     BATCH_REQUESTS_MAX,
     DUE_PER_TICK_MAX,
     FRAME_BYTES_SOFT,
+    WATCHED_JOBS_MAX,
 )
-from partitions.log import EVENT_BYTES_MAX, Log
+from partitions.log import Log
 from partitions.messages import (
     PUSH_ID,
-    Ack,
     Command,
     Enqueue,
-    Fail,
+    EnqueueMany,
     Get,
     Hello,
     Hint,
-    JobView,
-    Leased,
-    LeaseLost,
+    JobsOver,
+    List,
     Reply,
     Request,
     Response,
-    Settled,
     StorageFull,
     Tick,
+    TooMany,
     Unreadable,
+    Unwatch,
+    ViewQueues,
     encode_responses,
 )
 from partitions.pipe import BACKLOG_BYTES_HIGH, Pipe
-from partitions.record import BLOB_HEADER_BYTES, RECORD_HEADER_BYTES
-from partitions.state import Answer, JobFound, LeaseGranted, PartitionState, SettledBefore
+from partitions.record import RECORD_HEADER_BYTES
+from partitions.state import PartitionState
+from partitions.watermark import Watermark
 
 if TYPE_CHECKING:
     from partitions.events import Event
@@ -61,7 +71,9 @@ if TYPE_CHECKING:
 _logger: Final = logging.getLogger("queue_node.partition")
 
 _TICK: Final = Tick()
-_EXPIRED: Final = b"lease expired"
+_READS: Final = (Get, List, ViewQueues, Unwatch)
+"""What these may bring, through the time that passes, is reckoned with in any case."""
+_SUBMITS: Final = (Enqueue, EnqueueMany)
 _DUE_EVENT_BYTES: Final = 52
 """What a tick may bring for each of ``DUE_PER_TICK_MAX``: a lease that ended (30 bytes) and a
 job to forget (20), rounded up."""
@@ -84,6 +96,28 @@ class Mail(msgspec.Struct, frozen=True, gc=False):
 
     pipe: Pipe
     requests: list[Request]
+    record_bytes: int
+    """More than they can add to a record."""
+
+    @staticmethod
+    def of(pipe: Pipe, requests: list[Request]) -> list["Mail"]:
+        """The mails that hold these, in order: one, unless a record could not hold all."""
+        costs = [record_bytes(each.command) for each in requests]
+        total = sum(costs)
+        if total <= BATCH_BYTES_MAX:
+            return [Mail(pipe, requests, total)]
+        mails: list[Mail] = []
+        size = BATCH_BYTES_MAX
+        for request, cost in zip(requests, costs, strict=True):
+            if size + cost > BATCH_BYTES_MAX:
+                mails.append(Mail(pipe, [], 0))
+                size = 0
+            mails[-1].requests.append(request)
+            size += cost
+        return [
+            Mail(pipe, mail.requests, sum([record_bytes(each.command) for each in mail.requests]))
+            for mail in mails
+        ]
 
 
 class _Room(IntEnum):
@@ -105,6 +139,7 @@ class Actor:
         partition: int,
         partitions: int,
         checkpoints: Checkpoints | None = None,
+        watermark: Watermark | None = None,
     ) -> None:
         self._state = state
         self._log = log
@@ -112,9 +147,14 @@ class Actor:
         self._sleep_ms_max = sleep_ms_max
         self._hello = Hello(partition, partitions)
         self._checkpoints = checkpoints
+        self._watermark = watermark
+        self._nearly_full = False
         self._waiting: deque[Mail] = deque()
         self._pipes: set[Pipe] = set()
-        self._hinted = state.ready > 0
+        self._hints = Hints(state.jobs, partitions)
+        self._watchers: dict[bytes, set[Pipe]] = {}
+        """Who is to be told that a job is over."""
+        self._watched: dict[Pipe, int] = {}
         self._events: list[Event] = []
         self._room = _Room.ALL
         self._said_full = False
@@ -122,15 +162,19 @@ class Actor:
         self._spare_bytes = 0
 
     def greet(self, pipe: Pipe) -> None:
-        """A front connected: tell it who we are, and from now on when jobs are ready."""
+        """A front connected: tell it who we are, and from now on what can be leased."""
         self._pipes.add(pipe)
-        pipe.send(
-            encode_responses([Response(PUSH_ID, self._hello), Response(PUSH_ID, self._hint())])
-        )
+        self._watched[pipe] = 0
+        pipe.send(encode_responses([Response(PUSH_ID, self._hello)]))
+        if heads := self._hints.all(self._clock.now_ms()):
+            pipe.send(encode_responses([Response(PUSH_ID, Hint(heads))]))
 
     def forget(self, pipe: Pipe) -> None:
         """The front's connection is over; replies still owed to it go nowhere."""
         self._pipes.discard(pipe)
+        if self._watched.pop(pipe, 0):
+            for job_id in [each for each, pipes in self._watchers.items() if pipe in pipes]:
+                self._stop_watching(job_id, pipe)
 
     async def run(self, mailbox: trio.MemoryReceiveChannel[Mail]) -> None:
         """Serve until ``mailbox`` ends; every reply sent is durable.
@@ -143,18 +187,30 @@ class Actor:
             while (batch := await self._next_batch(mailbox)) is not None:
                 now_ms = self._clock.now_ms()
                 self._note_room(room := self._room_for(batch), now_ms)
+                self._nearly_full = self._watermark is not None and self._watermark.is_low(now_ms)
                 answers = [
-                    [self._apply(request.command, now_ms, room) for request in mail.requests]
+                    [
+                        self._answer(request.command, now_ms, room, mail.pipe)
+                        for request in mail.requests
+                    ]
                     for mail in batch
                 ]
                 if self._tick_is_due(now_ms) and room is not _Room.NONE:
                     self._apply(_TICK, now_ms, room)
                 if self._events:
                     self._log.commit(self._events, now_ms)
-                    self._events.clear()
+                hint = self._hint(now_ms) if self._events else None
+                # Told at the end of each front's replies: who hears of a job that was stored and
+                # asks for one at once is to be sent where it is.
+                last_of = {mail.pipe: mail for mail in batch}
+                if hint is not None:
+                    others = [pipe for pipe in self._pipes if pipe not in last_of]
+                    self._push(encode_responses([hint]), others)
                 for mail, of_mail in zip(batch, answers, strict=True):
-                    await self._deliver(mail, of_mail)
-                self._push_hint()
+                    await self._deliver(mail, of_mail, hint if mail is last_of[mail.pipe] else None)
+                if self._events:
+                    self._push_over()
+                    self._events.clear()
                 self._log.make_room(now_ms)
                 if self._checkpoints is not None:
                     self._checkpoints.step(self._clock.now_ms())
@@ -172,8 +228,8 @@ class Actor:
                 except trio.EndOfChannel:
                     return None
         batch: list[Mail] = []
-        requests, text_bytes = 0, 0
-        while requests < BATCH_REQUESTS_MAX and text_bytes < BATCH_BYTES_MAX:
+        requests, size = 0, 0
+        while requests < BATCH_REQUESTS_MAX and size < BATCH_BYTES_MAX:
             if not self._waiting:
                 try:
                     self._waiting.append(mailbox.receive_nowait())
@@ -182,7 +238,7 @@ class Actor:
             mail = self._waiting.popleft()
             batch.append(mail)
             requests += len(mail.requests)
-            text_bytes += sum(len(_text_of(each.command)) for each in mail.requests)
+            size += mail.record_bytes
         return batch
 
     def _sleep_s(self) -> float:
@@ -209,9 +265,7 @@ class Actor:
         which takes its own: a large ack must not refuse the small ones beside it.
         """
         fixed_bytes = RECORD_HEADER_BYTES + DUE_PER_TICK_MAX * _DUE_EVENT_BYTES
-        requests_bytes = sum(
-            _bytes_of(request.command) for mail in batch for request in mail.requests
-        )
+        requests_bytes = sum(mail.record_bytes for mail in batch)
         if self._log.reserve(fixed_bytes + requests_bytes):
             return _Room.ALL
         self._spare_bytes = self._log.zeros_bytes - fixed_bytes
@@ -228,46 +282,95 @@ class Actor:
             self._said_full = False
             _logger.info("disk has room again: new jobs are taken")
 
+    def _answer(self, command: Command, now_ms: int, room: _Room, pipe: Pipe) -> Answer:
+        """Apply a command of a front; with what the actor itself owes to that front."""
+        answer = self._apply(command, now_ms, room)
+        if type(command) is Get:
+            if command.watch and type(answer) is JobFound:
+                return self._watch(command.job_id, answer, pipe)
+        elif type(command) is Unwatch:
+            self._stop_watching(command.job_id, pipe)
+        return answer
+
     def _apply(self, command: Command, now_ms: int, room: _Room) -> Answer:
         if room is not _Room.ALL:
             if type(command) is Get and room is _Room.NONE:
                 return self._state.find(command.job_id)
             if not self._takes_spare(command, room):
                 return StorageFull()
-        text = _text_of(command)
-        if text:
-            applied = self._state.apply(command, now_ms, self._log.next_blob_at(len(text)))
-            if applied.keeps_text:
-                self._log.stage(text)
-        else:
-            applied = self._state.apply(command, now_ms)
+        if self._nearly_full and type(command) in _SUBMITS:
+            return StorageFull()
+        applied = self._state.apply(command, now_ms, self._log.put)
         self._events.extend(applied.events)
         return applied.reply
 
     def _takes_spare(self, command: Command, room: _Room) -> bool:
         """Whether the command may go on, and its share of what is left is taken."""
-        if type(command) is Enqueue or room is _Room.NONE:
+        if room is _Room.NONE or type(command) in _SUBMITS:
             return False
-        if type(command) is Get or type(command) is Tick:
-            return True  # what they may bring is reckoned with in any case
-        size = _bytes_of(command)
+        if type(command) is Tick or type(command) in _READS:
+            return True
+        size = record_bytes(command)
         if size > self._spare_bytes:
             return False
         self._spare_bytes -= size
         return True
 
+    # Jobs that are waited for -------------------------------------------------------------
+
+    def _watch(self, job_id: bytes, found: JobFound, pipe: Pipe) -> Answer:
+        if found.view.finished_at_ms is not None or pipe not in self._pipes:
+            return found
+        pipes = self._watchers.setdefault(job_id, set())
+        if pipe not in pipes:
+            if self._watched[pipe] >= WATCHED_JOBS_MAX:
+                return TooMany("watched")
+            self._watched[pipe] += 1
+            pipes.add(pipe)
+        return found
+
+    def _stop_watching(self, job_id: bytes, pipe: Pipe) -> None:
+        pipes = self._watchers.get(job_id)
+        if pipes is None or pipe not in pipes:
+            return
+        pipes.discard(pipe)
+        if not pipes:
+            del self._watchers[job_id]
+        if pipe in self._watched:
+            self._watched[pipe] -= 1
+
+    def _push_over(self) -> None:
+        """Tell the fronts that watch them which jobs are finished or gone by now."""
+        if not self._watchers:
+            return
+        jobs = self._state.jobs.by_id
+        over: dict[Pipe, list[bytes]] = {}
+        for event in self._events:
+            job_id = getattr(event, "job_id", None)
+            if job_id is None or job_id not in self._watchers:
+                continue
+            job = jobs.get(job_id)
+            if job is None or job.state in FINISHED:
+                for pipe in list(self._watchers[job_id]):
+                    over.setdefault(pipe, []).append(job_id)
+                    self._stop_watching(job_id, pipe)
+        for pipe, job_ids in over.items():
+            self._push(encode_responses([Response(PUSH_ID, JobsOver(job_ids))]), [pipe])
+
     # Giving out ---------------------------------------------------------------------------
 
-    async def _deliver(self, mail: Mail, answers: list[Answer]) -> None:
+    async def _deliver(self, mail: Mail, answers: list[Answer], hint: Response | None) -> None:
         responses: list[Response] = []
         size = 0
         for request, answer in zip(mail.requests, answers, strict=True):
-            reply, text_bytes = self._filled(answer, request.command)
+            reply, text_size = reply_to(answer, self._read)
             responses.append(Response(request.request_id, reply))
-            size += text_bytes
+            size += text_size
             if size >= FRAME_BYTES_SOFT:
                 await self._send(mail.pipe, responses)
                 responses, size = [], 0
+        if hint is not None:
+            responses.append(hint)
         if responses:
             await self._send(mail.pipe, responses)
 
@@ -282,90 +385,22 @@ class Actor:
                 _logger.warning("a front took no replies for %s s: cut off", _STUCK_FRONT_S)
                 pipe.close()
 
-    def _filled(self, answer: Answer, command: Command) -> tuple[Reply, int]:
-        """The reply with its texts read from the log, and how many bytes those are."""
-        match answer:
-            case LeaseGranted() | JobFound() | SettledBefore():
-                try:
-                    return self._read(answer, command)
-                except BlobUnreadableError as error:
-                    _logger.error("text of job %s is unreadable: %s", answer.job_id.hex(), error)
-                    return Unreadable(answer.job_id), 0
-            case _:
-                return answer, 0
+    def _read(self, answer: TextAnswer) -> tuple[Reply, int]:
+        try:
+            return filled(answer, self._log.read)
+        except BlobUnreadableError as error:
+            job_id = answer.view.job_id if isinstance(answer, JobFound) else answer.job_id
+            _logger.error("text of job %s is unreadable: %s", job_id.hex(), error)
+            return Unreadable(job_id), 0
 
-    def _read(
-        self, answer: LeaseGranted | JobFound | SettledBefore, command: Command
-    ) -> tuple[Reply, int]:
-        match answer:
-            case LeaseGranted():
-                payload = self._log.read(answer.payload_at) if answer.payload_at else b""
-                leased = Leased(
-                    answer.job_id,
-                    payload,
-                    answer.lease_until_ms,
-                    answer.attempt,
-                    answer.lease_token,
-                    answer.max_retries,
-                    answer.created_at_ms,
-                )
-                return leased, len(payload)
-            case JobFound():
-                text = self._log.read(answer.outcome_at) if answer.outcome_at else None
-                return _view(answer, text), len(text or b"")
-            case SettledBefore():
-                text = self._log.read(answer.outcome_at) if answer.outcome_at else b""
-                same = text == _text_of(command)
-                return (Settled if same else LeaseLost)(answer.job_id), 0
-            case _:
-                assert_never(answer)
+    def _hint(self, now_ms: int) -> Response | None:
+        heads = self._hints.changes(now_ms)
+        return Response(PUSH_ID, Hint(heads)) if heads else None
 
-    def _hint(self) -> Hint:
-        return Hint(self._hinted)
-
-    def _push_hint(self) -> None:
-        ready = self._state.ready > 0
-        if ready is self._hinted:
-            return
-        self._hinted = ready
-        body = encode_responses([Response(PUSH_ID, self._hint())])
-        for pipe in self._pipes:
+    def _push(self, body: bytes, pipes: Iterable[Pipe]) -> None:
+        for pipe in pipes:
             pipe.send(body)
             if pipe.backlog_bytes > 2 * BACKLOG_BYTES_HIGH:
                 # It takes nothing, and asks for nothing that ``_send`` would cut it off for.
                 _logger.warning("a front took no hints: cut off")
                 pipe.close()
-
-
-def _bytes_of(command: Command) -> int:
-    """More than the command can add to a record."""
-    return EVENT_BYTES_MAX + BLOB_HEADER_BYTES + len(_text_of(command))
-
-
-def _text_of(command: Command) -> bytes:
-    match command:
-        case Enqueue():
-            return command.payload
-        case Ack():
-            return command.result or b""
-        case Fail():
-            return command.error
-        case _:
-            return b""
-
-
-def _view(found: JobFound, text: bytes | None) -> JobView:
-    error = text if found.outcome is Outcome.ERROR else None
-    if found.outcome is Outcome.EXPIRED:
-        error = _EXPIRED
-    return JobView(
-        found.job_id,
-        found.state.name,
-        found.attempts,
-        found.max_retries,
-        found.created_at_ms,
-        found.lease_until_ms,
-        text if found.outcome is Outcome.RESULT else None,
-        error,
-        found.owner,
-    )

@@ -1,7 +1,7 @@
 """What jobs there are, in figures and in one digest: are two sets of partitions the same jobs?
 
-The digest is the sum, modulo 2^256, of a BLAKE2b hash of every job: its id, owner, state,
-attempts, limit, last token, time of submission, due time, and its texts. So it depends
+The digest is the sum, modulo 2^256, of a BLAKE2b hash of every job: its id, owner, options, state,
+what its attempts left, time of submission, due time, and its texts. So it depends
 neither on the order in which jobs are counted nor on the partition that they are in.
 """
 
@@ -14,7 +14,8 @@ import msgspec
 
 from partitions.disk import Disk
 from partitions.errors import BlobUnreadableError
-from partitions.job import EMPTY_AT, Job, State
+from partitions.job import EMPTY_AT, Job, Run, State
+from partitions.kinds import KindKey
 from partitions.log import Identity, Log
 from partitions.recovery import Recovered, recovering
 from partitions.state import PartitionState
@@ -23,6 +24,7 @@ from partitions.untouched import UntouchedDisk
 _JOBS_PER_STEP: Final = 500
 _MODULUS: Final = 1 << 256
 _UNREADABLE: Final = -1
+_NO_RUN: Final = Run()
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 Text = bytes | int
@@ -48,17 +50,17 @@ class Census:
         """64 hexadecimal digits."""
         return f"{self._sum:064x}"
 
-    def add(self, job: Job, owner: str, payload: Text, outcome: Text) -> None:
+    def add(self, job: Job, kind: KindKey, payload: Text, outcome: Text) -> None:
         """Count a job with its texts, as ``text_at`` gives them."""
         self.states[job.state] += 1
         body = _encode(
             (
                 job.job_id,
-                owner,
+                kind,
                 int(job.state),
-                job.attempts,
-                job.max_retries,
-                job.lease_token,
+                # A job that came to its end without an attempt has none, or an empty one.
+                msgspec.structs.replace(job.run, outcome_at=0) if job.run else _NO_RUN,
+                job.own,
                 job.created_at_ms,
                 job.due_ms,
                 payload,
@@ -105,15 +107,12 @@ def counting(
             found: Recovered = end.value
             break
     try:
-        head = state.begin_snapshot()
-        done = 0
-        while jobs := state.next_for_snapshot(_JOBS_PER_STEP):
-            for job in jobs:
-                payload = census.read(found.log, job.payload_at)
-                outcome = census.read(found.log, job.outcome_at)
-                census.add(job, head.owners[job.owner], payload, outcome)
-            done += len(jobs)
-            yield (1 + done / head.jobs) / 2
+        for done, job in enumerate(state.jobs.order):
+            payload = census.read(found.log, job.payload_at)
+            outcome = census.read(found.log, job.outcome_at)
+            census.add(job, state.jobs.kind(job).key, payload, outcome)
+            if done % _JOBS_PER_STEP == 0:
+                yield (1 + done / len(state)) / 2
     finally:
         found.log.close()
     return found

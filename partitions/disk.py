@@ -180,3 +180,9 @@ class _HeldDescriptor:
 
     def __del__(self) -> None:
         os.close(self._fd)
+
+
+def free_bytes(path: Path) -> int:
+    """What may still be written to the file system of ``path`` by whoever asks."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize

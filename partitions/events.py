@@ -12,19 +12,24 @@ from typing import Final
 
 import msgspec
 
+from partitions.job import Own
+
 
 class _Event(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """An array, its tag first. New fields go last and have a default; tags are not reused."""
 
 
 class JobEnqueued(_Event, frozen=True, tag=1):
-    """A new job waits for its first attempt."""
+    """A new job waits for its first attempt, which does not begin before ``run_at_ms``."""
 
     job_id: bytes
     payload_at: int
     max_retries: int
     created_at_ms: int
     owner: str
+    options: bytes = b""
+    run_at_ms: int = 0
+    own: Own | None = None
 
 
 class JobLeased(_Event, frozen=True, tag=2):
@@ -33,6 +38,8 @@ class JobLeased(_Event, frozen=True, tag=2):
     job_id: bytes
     lease_token: int
     lease_until_ms: int
+    lease_ms: int = 0
+    worker: str = ""
 
 
 class JobAcked(_Event, frozen=True, tag=3):
@@ -64,13 +71,13 @@ class LeaseExpired(_Event, frozen=True, tag=5):
 
 
 class BackoffOver(_Event, frozen=True, tag=6):
-    """A failed job's wait is over: it can be leased again."""
+    """A failed or delayed job's wait is over: it can be leased."""
 
     job_id: bytes
 
 
 class JobForgotten(_Event, frozen=True, tag=7):
-    """A finished job's retention is over: nobody can read it any more."""
+    """The job is gone: its retention is over, or it was deleted. Nobody can read it any more."""
 
     job_id: bytes
 
@@ -98,6 +105,48 @@ class TokensRaised(_Event, frozen=True, tag=10):
     last_token: int
 
 
+class LeaseExtended(_Event, frozen=True, tag=11):
+    """The lease goes on until ``lease_until_ms``. ``progress`` empty: as it was."""
+
+    job_id: bytes
+    lease_until_ms: int
+    progress: bytes
+
+
+class JobReleased(_Event, frozen=True, tag=12):
+    """The worker gave the job back: the attempt does not count. ``run_at_ms`` 0: it is ready."""
+
+    job_id: bytes
+    run_at_ms: int
+
+
+class JobExpired(_Event, frozen=True, tag=13):
+    """The job was not started in time: it is DEAD."""
+
+    job_id: bytes
+    at_ms: int
+
+
+class JobCancelled(_Event, frozen=True, tag=14):
+    """Somebody called the job off; a worker that holds it has lost it."""
+
+    job_id: bytes
+    at_ms: int
+
+
+class JobRetried(_Event, frozen=True, tag=15):
+    """A DEAD or CANCELLED job begins anew, its attempts at zero."""
+
+    job_id: bytes
+
+
+class QueuePaused(_Event, frozen=True, tag=16):
+    """No job of the queue is leased, or jobs are leased again."""
+
+    queue: str
+    paused: bool
+
+
 Event = (
     JobEnqueued
     | JobLeased
@@ -109,6 +158,12 @@ Event = (
     | PayloadMoved
     | OutcomeMoved
     | TokensRaised
+    | LeaseExtended
+    | JobReleased
+    | JobExpired
+    | JobCancelled
+    | JobRetried
+    | QueuePaused
 )
 
 _decoder: Final = msgspec.msgpack.Decoder(list[Event])

@@ -118,6 +118,24 @@ def check_header(path: Path, data: bytes, number: int, identity: Identity) -> Se
     return header
 
 
+def check_headers(disk: Disk, directory: Path, identity: Identity) -> None:
+    """Look at the header of each segment, and at no record; beside a running partition, too.
+
+    Raises:
+        CorruptLogError: a header is not that of its segment of this partition.
+    """
+    for number in list_files(disk, directory).segments:
+        path = directory / segment_name(number)
+        try:
+            file = disk.open(path)
+        except FileNotFoundError:
+            continue  # It was retired since it was listed.
+        try:
+            check_header(path, file.read(SEGMENT_HEADER_BYTES, 0), number, identity)
+        finally:
+            file.close()
+
+
 def events_of(segment: LoadedSegment, record: Record) -> list[Event]:
     """The events of a record in ``segment``.
 
@@ -142,7 +160,7 @@ def replay_record(segment: LoadedSegment, record: Record, state: PartitionState)
     try:
         for event in events:
             state.evolve(event)
-    except (LookupError, ValueError, AssertionError) as error:
+    except (LookupError, ValueError, AssertionError, msgspec.MsgspecError) as error:
         what = f"record {record.lsn} does not fit the jobs that are there: {error!r}"
         raise CorruptLogError(segment.path, record.offset_bytes, what) from error
 

@@ -40,7 +40,7 @@ BATCH_REQUESTS_MAX: Final = 128
 """Requests that share one commit. Keeps a record small against the segment."""
 
 BATCH_BYTES_MAX: Final = 8 << 20
-"""Text that shares one commit: at most this and one more text are in a record."""
+"""What shares one commit: at most this and one more command (of a frame) are in a record."""
 
 RECORD_BYTES_MAX: Final = 48 << 20
 """A record longer than this is not one of ours: the header is damaged."""
@@ -64,3 +64,52 @@ stall the rest, and their events fit a record."""
 
 ATTEMPTS_MAX: Final = 1_000_000
 """Largest ``max_retries`` accepted (guess: beyond it is a typing error)."""
+
+# What a submit may say of a job, beside its payload. Names are kept in memory, once for all jobs
+# that are alike (``kinds``).
+
+QUEUE_CHARS_MAX: Final = 128
+"""The contract's ``[A-Za-z0-9_.:-]{1,128}``."""
+
+QUEUES_MAX: Final = 10_000
+"""Queues of one partition that hold jobs or are paused; a submit to one more is refused (429).
+
+Each costs about 2 KB and a line of ``GET /queues`` (guess: more are a job id used as a name)."""
+
+PRIORITY_MAX: Final = 100
+"""And -100 is the lowest."""
+
+GROUP_CHARS_MAX: Final = 256
+"""A group's name (guess: an order number, an e-mail address, a path)."""
+
+WORKER_CHARS_MAX: Final = 128
+"""The name that a worker gives itself."""
+
+PROGRESS_BYTES_MAX: Final = 2048
+"""What a heartbeat says of the work, as JSON (256 characters of any kind fit); kept in memory
+while the job is there."""
+
+OPTIONS_BYTES_MAX: Final = 24 << 10
+"""Queue, tags and all the rest of the options of one job, encoded: room for 16 tags of 64
+characters with values of 256, four bytes each at worst."""
+
+ENQUEUE_JOBS_MAX: Final = 10_000
+"""Jobs of one batch submit, so of one command: 4 MiB of events at the most usual sizes."""
+
+LEASE_JOBS_MAX: Final = 1_000
+"""Jobs of one lease call (the contract)."""
+
+LEASE_BYTES_MAX: Final = 8 << 20
+"""Payloads and options of one lease call: it gets fewer jobs than it asked for, at least one."""
+
+MANY_MAX: Final = 10_000
+"""Commands in one ``Many``: acks or heartbeats of one call."""
+
+SCAN_JOBS_MAX: Final = 2_000
+"""Jobs that one page of a list, or one step of a bulk call, looks at: about 1 ms."""
+
+PAGE_BYTES_MAX: Final = 1 << 20
+"""Error messages of one page of a list; it ends early beyond it."""
+
+WATCHED_JOBS_MAX: Final = 20_000
+"""Jobs that one front can have watched by a partition; beyond it a wait is refused with 503."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from partitions.positions import segment_of, size_of
+from partitions.positions import segment_and_size_of
 
 
 class LiveTexts:
@@ -15,15 +15,13 @@ class LiveTexts:
 
     def keep(self, position: int) -> None:
         """The text there is needed from now on."""
-        segment = segment_of(position)
-        size = size_of(position)
+        segment, size = segment_and_size_of(position)
         self.by_segment[segment] = self.by_segment.get(segment, 0) + size
         self.total_bytes += size
 
     def drop(self, position: int) -> None:
         """The text there is needed no more."""
-        segment = segment_of(position)
-        size = size_of(position)
+        segment, size = segment_and_size_of(position)
         self.total_bytes -= size
         left = self.by_segment[segment] - size
         if left:

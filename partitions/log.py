@@ -42,15 +42,13 @@ from partitions.record import (
     RECORD_HEADER_BYTES,
     SEAL_BYTES,
     SEGMENT_HEADER_BYTES,
-    Record,
     SegmentHeader,
     decode_blob_header,
     encode_blob,
     encode_record,
     encode_seal,
     encode_segment_header,
-    read_record,
-    record_bytes,
+    record_parts,
 )
 from partitions.slots import first_slot
 
@@ -60,7 +58,7 @@ EVENT_BYTES_MAX: Final = 512
 _OPEN_FILES_MAX: Final = 64
 _FIRST_READ_BYTES: Final = 4096
 NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-_NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
+NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -109,6 +107,11 @@ class Tail(msgspec.Struct):
 def segment_name(number: int) -> str:
     """File name of a segment."""
     return f"{number:010}.seg"
+
+
+def make_nonce() -> int:
+    """For the header of a new segment: random, and not 0 (see ``record``)."""
+    return int.from_bytes(os.urandom(4), "little") or 1
 
 
 def create_segment(
@@ -217,6 +220,8 @@ class Log:
         self._zeros = bytes(sizes.extent_bytes)
         self._files: dict[int, File] = {tail.header.number: tail.file}
         self._sealed = {segment.header.number: segment for segment in sealed}
+        self._paths: dict[int, Path] = {}
+        """Of segments that were read."""
         self.appended_bytes = 0
         """Bytes of records committed since the log was opened."""
         self._blobs: list[bytes] = []
@@ -275,18 +280,15 @@ class Log:
         """Zeros behind the tail: what a record may take without the disk being asked."""
         return self._tail.zeros_end_bytes - self._tail.offset_bytes
 
-    def next_blob_at(self, text_bytes: int) -> int:
-        """Position that the next staged text, of so many bytes, will have once committed."""
+    def put(self, text: bytes) -> int:
+        """Put a text into the next commit; the position that it will have once committed."""
+        assert text, "an empty text has no position"
         tail = self._tail
         offset = tail.offset_bytes + RECORD_HEADER_BYTES + self._blobs_bytes
-        return make_position(tail.header.number, offset, BLOB_HEADER_BYTES + text_bytes)
-
-    def stage(self, text: bytes) -> None:
-        """Put a text into the next commit, at the position that ``next_blob_at`` named."""
-        assert text, "an empty text has no position"
         blob = encode_blob(text)
         self._blobs.append(blob)
         self._blobs_bytes += len(blob)
+        return make_position(tail.header.number, offset, len(blob))
 
     def commit(self, events: Sequence[Event], now_ms: int) -> None:
         """Write the events and the staged texts as one record; durable on return.
@@ -331,36 +333,55 @@ class Log:
             BlobUnreadableError: it does not read back as it was written.
         """
         number, offset = segment_of(position), offset_of(position)
-        path = self._directory / segment_name(number)
+        path = self._paths.get(number)
+        if path is None:
+            # To put one together takes as long as the read.
+            path = self._paths[number] = self._directory / segment_name(number)
         try:
             file = self._file(number)
         except OSError as error:
             raise BlobUnreadableError(path, offset, f"cannot be read: {error}") from error
         return read_text(file, path, offset)
 
-    def read_record(self, number: int, offset_bytes: int) -> Record | str:
-        """The record of a sealed segment that begins there, or why it cannot be read."""
+    def read_events(self, number: int, offset_bytes: int) -> tuple[bytes, int] | None:
+        """``(events, size in bytes)`` of the record of a sealed segment that begins there.
+
+        None: none does, or it cannot be read. Its texts, which may be most of 48 MiB, are not
+        read, so its checksum proves nothing here: hold what the events say against what is known.
+        """
         try:
             file = self._file(number)
-            header = file.read(RECORD_HEADER_BYTES, offset_bytes)
-            size = record_bytes(header)
-            if size is None or size > RECORD_BYTES_MAX:
-                return "no record begins here"
-            data = header + file.read(size - len(header), offset_bytes + len(header))
-        except OSError as error:
+            parts = record_parts(file.read(RECORD_HEADER_BYTES, offset_bytes))
+            if parts is None or RECORD_HEADER_BYTES + sum(parts) > RECORD_BYTES_MAX:
+                return None
+            blobs_bytes, events_bytes = parts
+            events = file.read(events_bytes, offset_bytes + RECORD_HEADER_BYTES + blobs_bytes)
+        except OSError:
             # One bad sector in an old segment is no reason to end: nothing is written there.
-            return f"cannot be read: {error}"
-        return read_record(data, 0, self._sealed[number].header.nonce)
+            return None
+        return events, RECORD_HEADER_BYTES + sum(parts)
 
     def retire(self, numbers: Sequence[int]) -> None:
         """Remove sealed segments, which nothing needs any more, durably."""
         for number in numbers:
             del self._sealed[number]
+            self._paths.pop(number, None)
             if (file := self._files.pop(number, None)) is not None:
                 file.close()
             self._disk.remove(self._directory / segment_name(number))
-        if numbers:
+        if not numbers:
+            return
+        try:
             self._disk.sync_directory(self._directory)
+        except OSError as error:
+            if error.errno not in NO_DESCRIPTOR:
+                raise
+            self.close_surplus()
+            self._disk.sync_directory(self._directory)
+
+    def close_surplus(self) -> None:
+        """Close files of old segments that are only kept to save opening them again."""
+        self._close_surplus(2)
 
     def close(self) -> None:
         """Give the files back. Everything committed is on disk already."""
@@ -377,7 +398,7 @@ class Log:
             number=old.header.number + 1,
             first_lsn=old.next_lsn,
             created_ms=now_ms,
-            nonce=int.from_bytes(os.urandom(4), "little"),
+            nonce=make_nonce(),
             prev_crc=old.prev_crc,
         )
         try:
@@ -417,10 +438,10 @@ class Log:
             try:
                 file = self._disk.open(path)
             except OSError as error:
-                if error.errno not in _NO_DESCRIPTOR:
+                if error.errno not in NO_DESCRIPTOR:
                     raise
                 # Make do with fewer: what is open now is only kept to save opening it again.
-                self._close_surplus(2)
+                self.close_surplus()
                 file = self._disk.open(path)
             self._files[number] = file
         return file

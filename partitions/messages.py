@@ -12,11 +12,24 @@ A reply leaves the partition only when the events behind it are durable.
 Texts (payload, result, error) are UTF-8 bytes that nobody here looks into.
 """
 
-from typing import Annotated, Final, TypeVar
+from enum import IntEnum
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 
-from partitions.limits import ATTEMPTS_MAX, TEXT_BYTES_MAX
+from partitions.limits import (
+    ATTEMPTS_MAX,
+    ENQUEUE_JOBS_MAX,
+    GROUP_CHARS_MAX,
+    LEASE_JOBS_MAX,
+    MANY_MAX,
+    OPTIONS_BYTES_MAX,
+    PROGRESS_BYTES_MAX,
+    QUEUE_CHARS_MAX,
+    SCAN_JOBS_MAX,
+    TEXT_BYTES_MAX,
+    WORKER_CHARS_MAX,
+)
 
 # What a command may hold, checked as it is decoded: a front is input from outside too, and
 # nothing that it sends may raise further in.
@@ -25,6 +38,13 @@ _Text = Annotated[bytes, msgspec.Meta(max_length=TEXT_BYTES_MAX)]
 _Attempts = Annotated[int, msgspec.Meta(ge=0, le=ATTEMPTS_MAX)]
 # Added to a time it must still fit the 64 bits of an event.
 _DurationMs = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+_TimeMs = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+_Options = Annotated[bytes, msgspec.Meta(max_length=OPTIONS_BYTES_MAX)]
+_Group = Annotated[str, msgspec.Meta(max_length=GROUP_CHARS_MAX)]
+_Digest = Annotated[bytes, msgspec.Meta(max_length=16)]
+_QueueName = Annotated[str, msgspec.Meta(min_length=1, max_length=QUEUE_CHARS_MAX)]
+_Worker = Annotated[str, msgspec.Meta(max_length=WORKER_CHARS_MAX)]
+_Progress = Annotated[bytes, msgspec.Meta(max_length=PROGRESS_BYTES_MAX)]
 
 
 class _Message(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -35,22 +55,46 @@ class _Message(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """
 
 
+class Submitted(IntEnum):
+    """What became of one job of ``EnqueueMany``; all but the first two are refusals."""
+
+    STORED = 0
+    REPLAYED = 1
+    CONFLICT = 2
+    EXISTS = 3
+    WRONG_PARTITION = 4
+
+
 # Commands -----------------------------------------------------------------------------
 
 
 class Enqueue(_Message, frozen=True, tag=1):
-    """Store a new job. The front minted ``job_id``, whose slot belongs to this partition."""
+    """Store a new job. The front minted ``job_id``, whose slot belongs to this partition.
+
+    With a ``digest`` the id stands for an idempotency key: if there is such a job already, and it
+    came with the same digest, this is the same submit again.
+    """
 
     job_id: _JobId  # the 16 bytes of the UUID
     payload: _Text
     max_retries: _Attempts  # attempts in all; 0 and 1 both mean one
     owner: str  # owner_id of the key that submitted it
+    options: _Options = b""
+    run_at_ms: _TimeMs = 0
+    expires_at_ms: _TimeMs = 0
+    group: _Group = ""
+    digest: _Digest = b""
 
 
 class Lease(_Message, frozen=True, tag=2):
-    """Give me the next ready job, for ``duration_ms``."""
+    """Give me the next ready job of the first of ``queues`` that has one.
 
-    duration_ms: _DurationMs
+    ``duration_ms`` None: for as long as the job says, or else as the node is set.
+    """
+
+    duration_ms: _DurationMs | None
+    queues: tuple[_QueueName, ...] = ("default",)
+    worker: _Worker = ""
 
 
 class Ack(_Message, frozen=True, tag=3):
@@ -62,24 +106,162 @@ class Ack(_Message, frozen=True, tag=3):
 
 
 class Fail(_Message, frozen=True, tag=4):
-    """The attempt held under ``lease_token`` failed (``None``: whichever is running)."""
+    """The attempt held under ``lease_token`` failed (``None``: whichever is running).
+
+    ``retry`` False: the job is DEAD whatever attempts are left. ``retry_in_ms``: instead of its
+    backoff.
+    """
 
     job_id: _JobId
     lease_token: int | None
     error: _Text
+    retry: bool = True
+    retry_in_ms: _DurationMs | None = None
 
 
 class Get(_Message, frozen=True, tag=5):
-    """Tell me about a job."""
+    """Tell me about a job. ``watch``: and push ``JobsOver`` once it is finished or gone."""
 
     job_id: _JobId
+    watch: bool = False
 
 
 class Tick(_Message, frozen=True, tag=6):
     """Let time catch up. The actor's own timer; a front never sends it."""
 
 
-Command = Enqueue | Lease | Ack | Fail | Get | Tick
+class EnqueueMany(_Message, frozen=True, tag=7):
+    """Store all of these jobs, or none: one conflict, one that is not ours, refuses all.
+
+    ``check_only``: say what would come of it.
+    """
+
+    jobs: Annotated[list[Enqueue], msgspec.Meta(min_length=1, max_length=ENQUEUE_JOBS_MAX)]
+    check_only: bool = False
+
+
+class LeaseMany(_Message, frozen=True, tag=8):
+    """As ``lease``, up to ``count`` jobs: first all of the first queue, then of the next."""
+
+    lease: Lease
+    count: Annotated[int, msgspec.Meta(ge=1, le=LEASE_JOBS_MAX)]
+
+
+class Extend(_Message, frozen=True, tag=9):
+    """Let the lease go on for ``duration_ms`` from now (None: as long as it was given for)."""
+
+    job_id: _JobId
+    lease_token: int
+    duration_ms: _DurationMs | None = None
+    progress: _Progress = b""
+
+
+class Release(_Message, frozen=True, tag=10):
+    """Take the job back, without an attempt used up; not to be leased before ``delay_ms``."""
+
+    job_id: _JobId
+    lease_token: int
+    delay_ms: _DurationMs = 0
+
+
+class Cancel(_Message, frozen=True, tag=11):
+    """Call an unfinished job off."""
+
+    job_id: _JobId
+
+
+class Retry(_Message, frozen=True, tag=12):
+    """Let a DEAD or CANCELLED job begin anew."""
+
+    job_id: _JobId
+
+
+class Forget(_Message, frozen=True, tag=13):
+    """Delete a finished job."""
+
+    job_id: _JobId
+
+
+class Unwatch(_Message, frozen=True, tag=14):
+    """Nobody of this front waits for the job any more."""
+
+    job_id: _JobId
+
+
+class Many(_Message, frozen=True, tag=15):
+    """Carry out all of these, one after the other."""
+
+    commands: Annotated[
+        list["Ack | Fail | Extend | Release"], msgspec.Meta(min_length=1, max_length=MANY_MAX)
+    ]
+
+
+class Filter(_Message, frozen=True):
+    """Which jobs; what is None or empty does not matter."""
+
+    queue: str | None = None
+    state: str | None = None
+    group: str | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    """All of these, key and value compared as one text ``key:value``."""
+
+
+class List(_Message, frozen=True, tag=16):
+    """The jobs behind ``after_number``, in order of submission; looks at a bounded number."""
+
+    after_number: int
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)]
+    filter: Filter = Filter()
+
+
+class Sweep(_Message, frozen=True, tag=17):
+    """A step of a bulk call over the jobs in ``(after_number, up_to_number]``.
+
+    ``up_to_number`` 0: those that there are now.
+    """
+
+    queue: _QueueName
+    state: str
+    action: Literal["retry", "forget"]
+    after_number: int = 0
+    up_to_number: int = 0
+    scan: Annotated[int, msgspec.Meta(ge=1, le=SCAN_JOBS_MAX)] = SCAN_JOBS_MAX
+
+
+class Pause(_Message, frozen=True, tag=18):
+    """Lease no jobs of a queue, or lease them again."""
+
+    queue: _QueueName
+    paused: bool
+
+
+class ViewQueues(_Message, frozen=True, tag=19):
+    """Tell me about a queue, or (None) about all that have jobs or are paused."""
+
+    queue: str | None = None
+
+
+Command = (
+    Enqueue
+    | Lease
+    | Ack
+    | Fail
+    | Get
+    | Tick
+    | EnqueueMany
+    | LeaseMany
+    | Extend
+    | Release
+    | Cancel
+    | Retry
+    | Forget
+    | Unwatch
+    | Many
+    | List
+    | Sweep
+    | Pause
+    | ViewQueues
+)
 
 
 # Replies ------------------------------------------------------------------------------
@@ -101,6 +283,8 @@ class Leased(_Message, frozen=True, tag=2):
     lease_token: int
     max_retries: int
     created_at_ms: int
+    options: bytes = b""
+    group: str = ""
 
 
 class NothingReady(_Message, frozen=True, tag=3):
@@ -144,6 +328,17 @@ class JobView(_Message, frozen=True, tag=8):
     result: bytes | None
     result_error: bytes | None
     owner: str
+    options: bytes = b""
+    number: int = 0
+    """Order of submission in its partition."""
+    run_at_ms: int | None = None
+    """SCHEDULED, RETRY: when it can be leased."""
+    finished_at_ms: int | None = None
+    expires_at_ms: int | None = None
+    group: str = ""
+    crashes: int = 0
+    progress: bytes = b""
+    worker: str = ""
 
 
 class StorageFull(_Message, frozen=True, tag=9):
@@ -163,9 +358,111 @@ class AlreadyExists(_Message, frozen=True, tag=11):
 
 
 class WrongPartition(_Message, frozen=True, tag=12):
-    """The job's slot is not owned here: the front's map of the node is wrong."""
+    """The job's slot is not owned here, or its options are none: the front does not fit."""
 
     job_id: bytes
+
+
+class Replayed(_Message, frozen=True, tag=13):
+    """The same submit, by its idempotency key and body, was stored before."""
+
+    job_id: bytes
+
+
+class Conflict(_Message, frozen=True, tag=14):
+    """The idempotency key was used for a job with another body; nothing was changed."""
+
+    job_id: bytes
+
+
+class TooMany(_Message, frozen=True, tag=15):
+    """There are as many jobs, queues, or watched jobs, as may be; nothing was changed."""
+
+    what: Literal["jobs", "queues", "watched"]
+
+
+class EnqueuedMany(_Message, frozen=True, tag=16):
+    """One ``Submitted`` for each job, in order; if one is a refusal, none was stored."""
+
+    outcomes: bytes
+
+
+class LeasedMany(_Message, frozen=True, tag=17):
+    """The caller holds these jobs; at least one."""
+
+    jobs: list[Leased]
+
+
+class Extended(_Message, frozen=True, tag=18):
+    """The lease goes on until then."""
+
+    job_id: bytes
+    lease_until_ms: int
+
+
+class WrongState(_Message, frozen=True, tag=19):
+    """The job is in a state in which that cannot be done; nothing was changed."""
+
+    job_id: bytes
+    state: str
+
+
+class Replies(_Message, frozen=True, tag=23):
+    """One reply for each command of ``Many``, in order."""
+
+    replies: list["OfHeld"]
+
+
+OfHeld = (
+    Settled
+    | LeaseLost
+    | NotRunning
+    | JobNotFound
+    | Extended
+    | WrongState
+    | StorageFull
+    | Unreadable
+)
+"""What may be said to the holder of a lease."""
+
+
+class Page(_Message, frozen=True, tag=24):
+    """Some jobs, in order of submission, without results.
+
+    ``next_number``: where to go on; None: there are no more.
+    """
+
+    jobs: list[JobView]
+    next_number: int | None
+
+
+class Swept(_Message, frozen=True, tag=25):
+    """How many jobs it was done to, and where to go on (None: that was all)."""
+
+    count: int
+    next_number: int | None
+    up_to_number: int
+
+
+class QueueView(_Message, frozen=True):
+    """A queue as one partition sees it."""
+
+    queue: str
+    paused: bool
+    counts: dict[str, int]
+    """``{state: jobs}``, without zeros."""
+    oldest_ready_ms: int | None
+    """When the longest waiting job that can be leased was submitted."""
+    groups: int
+    """Groups with unfinished jobs."""
+    rates: dict[str, tuple[float, float, float]]
+    """Of ``submitted``, ``leased``, ``acked``, ``failed``: jobs/s over 1, 5 and 15 minutes."""
+
+
+class QueueViews(_Message, frozen=True, tag=26):
+    """Those that were asked for and are there."""
+
+    queues: list[QueueView]
 
 
 # Pushes (request_id 0) ----------------------------------------------------------------
@@ -178,16 +475,38 @@ class Hello(_Message, frozen=True, tag=20):
     partitions: int
 
 
-class Hint(_Message, frozen=True, tag=21):
-    """Whether the partition has ready jobs; sent when that changes, never owed an answer."""
+class Head(_Message, frozen=True):
+    """The job that a queue would give next. ``priority`` None: it would give none."""
 
-    ready: bool
+    queue: str
+    priority: int | None
+    ready: int = 0
+    """How many jobs can be leased."""
+    lines: tuple[tuple[int, int, int, int], ...] = ()
+    """Of the highest priorities that have some, where there are other partitions to choose from:
+    priority, how many, and when the oldest and the newest of them were submitted (ms)."""
+
+
+class Hint(_Message, frozen=True, tag=21):
+    """What queues would give; sent when it changes, never owed an answer.
+
+    It changes when a queue begins or ceases to have jobs that can be leased, and, where there are
+    more partitions than one, when its ``lines`` do. A greeting names all that have some.
+    """
+
+    heads: list[Head]
 
 
 class Recovering(_Message, frozen=True, tag=22):
     """The partition reads its log and does not serve yet."""
 
     done_percent: int
+
+
+class JobsOver(_Message, frozen=True, tag=27):
+    """Jobs that this front watches are finished or gone; it watches them no more."""
+
+    job_ids: list[bytes]
 
 
 Reply = (
@@ -203,10 +522,26 @@ Reply = (
     | Unreadable
     | AlreadyExists
     | WrongPartition
+    | Replayed
+    | Conflict
+    | TooMany
+    | EnqueuedMany
+    | LeasedMany
+    | Extended
+    | WrongState
+    | Replies
+    | Page
+    | Swept
+    | QueueViews
     | Hello
     | Hint
     | Recovering
+    | JobsOver
 )
+
+
+NUMBER_SHIFT: Final = 19
+"""``JobView.number >> NUMBER_SHIFT`` is the time of submission, ms since 1970."""
 
 
 # Envelopes ----------------------------------------------------------------------------

@@ -53,3 +53,8 @@ def offset_of(position: int) -> int:
 def size_of(position: int) -> int:
     """Bytes of the blob, header included; at most 9 % more than it really has."""
     return _SIZES[(position >> OFFSET_BITS) & _CLASS_MASK]
+
+
+def segment_and_size_of(position: int) -> tuple[int, int]:
+    """Both at once: it is asked twice for each job."""
+    return position >> _SEGMENT_SHIFT, _SIZES[(position >> OFFSET_BITS) & _CLASS_MASK]

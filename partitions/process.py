@@ -8,6 +8,7 @@ import errno
 import logging
 import socket
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from partitions.actor import Actor, Mail
 from partitions.checkpoint import Checkpoints
 from partitions.child import say_ready, told_to_stop
 from partitions.clock import SystemClock
-from partitions.disk import Disk
+from partitions.disk import Disk, free_bytes
 from partitions.errors import PipeError
 from partitions.limits import MAILBOX_MAILS_MAX
 from partitions.log import NO_SPACE, identity_of
@@ -35,6 +36,7 @@ from partitions.recovery import Recovered, recovering
 from partitions.retry import Backoff
 from partitions.settings import PartitionSettings
 from partitions.state import PartitionState, Policy
+from partitions.watermark import Watermark
 
 _LISTEN_BACKLOG: Final = 128
 _PIECE_S: Final = 0.02
@@ -101,12 +103,13 @@ class PartitionProcess:
                 self._disk,
                 self._directory,
                 identity,
-                state,
+                state.jobs,
                 found.log,
                 newest=found.snapshot,
                 record_bytes=found.record_bytes,
                 bad_lsns=found.bad_lsns,
             ),
+            watermark=Watermark(partial(free_bytes, self._directory), settings.disk_free_min_bytes),
         )
 
     async def _recovered(self) -> tuple[PartitionState, Recovered]:
@@ -117,6 +120,8 @@ class PartitionProcess:
             backoff=Backoff(settings.retry_backoff_ms, settings.retry_backoff_max_ms),
             retention_ms=settings.retention_ms,
             dead_retention_ms=settings.dead_retention_ms,
+            lease_ms=settings.lease_duration_ms,
+            jobs_max=settings.jobs_max,
         )
         waiting = False
         while True:
@@ -208,11 +213,11 @@ class PartitionProcess:
         try:
             while bodies := await pipe.receive():
                 for body in bodies:
-                    mail = Mail(pipe, decode_requests(body))
-                    try:
-                        send.send_nowait(mail)  # costs no pass of the scheduler
-                    except trio.WouldBlock:
-                        await send.send(mail)
+                    for mail in Mail.of(pipe, decode_requests(body)):
+                        try:
+                            send.send_nowait(mail)  # costs no pass of the scheduler
+                        except trio.WouldBlock:
+                            await send.send(mail)
         except (PipeError, msgspec.MsgspecError) as error:
             # A front is inside the node, but what it sends is still input from outside.
             _logger.error("a front sent what is no request; its pipe is closed: %s", error)

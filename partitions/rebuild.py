@@ -13,7 +13,6 @@ A job whose payload does not read back is dropped; one whose result or error doe
 has none. Both are reported.
 """
 
-import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final
@@ -23,14 +22,15 @@ import msgspec
 from partitions.disk import Disk
 from partitions.errors import BlobUnreadableError
 from partitions.events import Event, OutcomeMoved, PayloadMoved
-from partitions.job import CREATED_SHIFT, EMPTY_AT, Job, State
+from partitions.job import CREATED_SHIFT, EMPTY_AT, Job, Run, State
+from partitions.jobs import StateHead
+from partitions.kinds import NumberedKind
 from partitions.live import LiveTexts
-from partitions.log import Log, Sizes, Tail, create_segment
+from partitions.log import Log, Sizes, Tail, create_segment, make_nonce
 from partitions.positions import offset_of, segment_of
 from partitions.record import SEGMENT_HEADER_BYTES, SegmentHeader
 from partitions.remains import Remains
-from partitions.snapshot import SnapshotHead, SnapshotWriter
-from partitions.state import StateHead
+from partitions.snapshot import SnapshotHead, SnapshotWriter, write_pieces
 from partitions.texts import Texts
 
 JUMP: Final = 1 << 32
@@ -65,7 +65,7 @@ def checking(disk: Disk, directory: Path, remains: Remains) -> Generator[float, 
                 remains.rescue.drop(job.job_id)
                 checked.payloads_lost.append(job.job_id)
             elif job.outcome_at > EMPTY_AT and not _reads_back(texts, job.outcome_at):
-                job.outcome_at = 0 if job.state is State.ACKED else EMPTY_AT
+                _run_of(job).outcome_at = 0 if job.state is State.ACKED else EMPTY_AT
                 checked.outcomes_lost.append(job.job_id)
     return checked
 
@@ -110,7 +110,7 @@ def _new_log(disk: Disk, target: Path, remains: Remains, sizes: Sizes) -> Log:
         number=remains.last_segment + _SEGMENTS_JUMP,
         first_lsn=remains.last_lsn + JUMP,
         created_ms=remains.newest_ms,
-        nonce=int.from_bytes(os.urandom(4), "little"),
+        nonce=make_nonce(),
         prev_crc=0,
     )
     file, zeros_end = create_segment(disk, target, header, sizes.extent_bytes)
@@ -122,10 +122,10 @@ def _copy_texts(log: Log, texts: Texts, jobs: list[Job], now_ms: int) -> Iterato
     events: list[Event] = []
     for index, job in enumerate(jobs):
         if job.payload_at > EMPTY_AT:
-            job.payload_at = _stage(log, texts.read(job.payload_at))
+            job.payload_at = log.put(texts.read(job.payload_at))
             events.append(PayloadMoved(job.job_id, job.payload_at))
         if job.outcome_at > EMPTY_AT:
-            job.outcome_at = _stage(log, texts.read(job.outcome_at))
+            _run_of(job).outcome_at = log.put(texts.read(job.outcome_at))
             events.append(OutcomeMoved(job.job_id, job.outcome_at))
         if log.staged_bytes >= _COMMIT_BYTES or len(events) >= _COMMIT_EVENTS:
             log.commit(events, now_ms)
@@ -135,12 +135,6 @@ def _copy_texts(log: Log, texts: Texts, jobs: list[Job], now_ms: int) -> Iterato
     if events:
         log.commit(events, now_ms)
         log.make_room(now_ms)
-
-
-def _stage(log: Log, text: bytes) -> int:
-    to = log.next_blob_at(len(text))
-    log.stage(text)
-    return to
 
 
 def _write_snapshot(disk: Disk, target: Path, remains: Remains, log: Log) -> None:
@@ -155,7 +149,7 @@ def _write_snapshot(disk: Disk, target: Path, remains: Remains, log: Log) -> Non
         len(jobs),
         max(rescue.last_number, remains.newest_ms << CREATED_SHIFT),
         rescue.last_token + JUMP,
-        rescue.owners,
+        sorted(rescue.paused),
         live.by_segment,
     )
     head = SnapshotHead(
@@ -168,9 +162,9 @@ def _write_snapshot(disk: Disk, target: Path, remains: Remains, log: Log) -> Non
         state,
     )
     writer = SnapshotWriter(disk, target, head)
-    for start in range(0, len(jobs), _JOBS_PER_FRAME):
-        writer.add(jobs[start : start + _JOBS_PER_FRAME])
-    writer.finish()
+    used = {job.kind for job in jobs}
+    kinds = [NumberedKind(kind.index, kind.key) for kind in rescue.kinds if kind.index in used]
+    write_pieces(writer, kinds, jobs)
 
 
 def _in_order_of_texts(remains: Remains) -> list[Job]:
@@ -179,3 +173,8 @@ def _in_order_of_texts(remains: Remains) -> list[Job]:
         remains.rescue.jobs.values(),
         key=lambda job: (segment_of(job.payload_at), offset_of(job.payload_at)),
     )
+
+
+def _run_of(job: Job) -> Run:
+    assert job.run is not None, "only an attempt leaves an outcome"
+    return job.run

@@ -12,7 +12,7 @@ and ``.seg``. It begins with a header of 64 bytes::
     8  number       of this segment, from 1, without gaps
     8  first lsn    of the first record in it
     8  created_ms   wall clock, ms since 1970
-    4  nonce        random; seeds every crc in the segment
+    4  nonce        random, never 0; seeds every crc in the segment
     4  prev crc     crc of the last record of the segment before, 0 in the first
     4  reserved     0
     4  crc          CRC-32 of the 60 bytes before it
@@ -43,6 +43,8 @@ crash, or a lack of room, can leave a segment without one::
 Blobs come before the events so that a blob's place in the file is known before the events
 that name it are encoded. The magic of a record is no UTF-8 and every text is UTF-8, so no
 payload can look like a record; the nonce, which no client learns, guards against the rest.
+Seeded with 0, the CRC-32 of four bytes of ones and any number of zeros is four bytes of ones: noise
+that would check. So a nonce is never 0, and an lsn of 0 is refused.
 
 **Where a log ends.** A crash can cut only the write that was under way: the last record.
 So from the first place that is no valid record:
@@ -83,6 +85,9 @@ BLOB_HEADER_BYTES: Final = _BLOB.size
 SEAL_BYTES: Final = _SEAL.size
 assert SEGMENT_HEADER_BYTES == 64
 assert RECORD_HEADER_BYTES == 40
+
+FIRST_LSN: Final = 1
+"""Of a partition's first record."""
 
 _ZEROS: Final = bytes(1 << 16)
 
@@ -226,15 +231,26 @@ def read_seal(data: bytes | memoryview, offset: int, nonce: int) -> Seal | None:
     magic, crc, prev_crc, next_lsn = _SEAL.unpack_from(data, offset)
     if magic != SEAL_MAGIC or crc32(_SEAL_AFTER_CRC.pack(prev_crc, next_lsn), nonce) != crc:
         return None
+    if next_lsn < FIRST_LSN:
+        return None
     return Seal(prev_crc, next_lsn, offset)
+
+
+def record_parts(header: bytes) -> tuple[int, int] | None:
+    """``(blobs size, events size)`` of the record whose first 40 bytes these claim to be.
+
+    None: they are none.
+    """
+    if len(header) < RECORD_HEADER_BYTES or header[:4] != RECORD_MAGIC:
+        return None
+    *_, blobs_bytes, events_bytes = _RECORD.unpack_from(header)
+    return int(blobs_bytes), int(events_bytes)
 
 
 def record_bytes(header: bytes) -> int | None:
     """Size of the record whose first 40 bytes these claim to be; None: they are none."""
-    if len(header) < RECORD_HEADER_BYTES or header[:4] != RECORD_MAGIC:
-        return None
-    *_, blobs_bytes, events_bytes = _RECORD.unpack_from(header)
-    return RECORD_HEADER_BYTES + int(blobs_bytes) + int(events_bytes)
+    parts = record_parts(header)
+    return None if parts is None else RECORD_HEADER_BYTES + sum(parts)
 
 
 def read_record(data: bytes | memoryview, offset: int, nonce: int) -> Record | str:
@@ -255,6 +271,8 @@ def read_record(data: bytes | memoryview, offset: int, nonce: int) -> Record | s
     view = memoryview(data)
     if crc32(view[offset + 8 : end], nonce) != crc:
         return "record does not match its checksum"
+    if lsn < FIRST_LSN:
+        return f"record claims the number {lsn}, the first one is {FIRST_LSN}"
     events = bytes(view[end - events_bytes : end])
     return Record(lsn, epoch, written_ms, crc, prev_crc, offset, end, events)
 

@@ -17,7 +17,6 @@ Only then does the partition serve. All of it is a generator, so that the proces
 far it is and look after its pipes between two pieces.
 """
 
-import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final
@@ -44,6 +43,7 @@ from partitions.log import (
     Sizes,
     Tail,
     create_segment,
+    make_nonce,
     rewrite_segment,
     segment_name,
     write_segment,
@@ -165,7 +165,14 @@ def recovering(
     at = _Position()
     if snapshot is not None:
         at = _Position(snapshot.lsn + 1, None, snapshot.newest_ms)
-    older, replayed = split_segments(directory, files.segments, snapshot)
+    try:
+        older, replayed = split_segments(directory, files.segments, snapshot)
+    except CorruptLogError as error:
+        if snapshot is not None or not bad:
+            raise
+        # It is the snapshot that is missed, not the segment.
+        what = f"{error.what}; {bad[0].path.name}: {bad[0].what}"
+        raise CorruptLogError(error.path, error.offset_bytes, what) from error
     sealed = [_sealed(disk, directory, number, identity) for number in older]
     last: LoadedSegment | None = None
     end: LogEnd | None = None
@@ -216,7 +223,7 @@ def _from_snapshot(
     for lsn in reversed(lsns):
         path = directory / snapshot_name(lsn)
         try:
-            head = yield from load_snapshot(disk, path, state)
+            head = yield from load_snapshot(disk, path, state.jobs)
         except BadSnapshotError as error:
             bad.append(error)
             continue
@@ -330,7 +337,7 @@ def _check_whole(
     if snapshot is not None and at.seen_lsn < snapshot.lsn:
         what = f"the log ends before record {snapshot.lsn}, which the snapshot covers"
         raise CorruptLogError(last.path, 0, what)
-    refuse_missing_texts(directory, state.live, [*sealed, last.header.number])
+    refuse_missing_texts(directory, state.jobs.live, [*sealed, last.header.number])
 
 
 def refuse_missing_texts(directory: Path, live: LiveTexts, numbers: list[int]) -> None:
@@ -387,7 +394,7 @@ def _first_tail(disk: Disk, directory: Path, identity: Identity, sizes: Sizes) -
         number=1,
         first_lsn=1,
         created_ms=0,
-        nonce=int.from_bytes(os.urandom(4), "little"),
+        nonce=make_nonce(),
         prev_crc=0,
     )
     file, zeros_end = create_segment(disk, directory, header, sizes.extent_bytes)

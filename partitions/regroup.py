@@ -11,7 +11,6 @@ each new partition no two have the same. Tokens and times go on above the highes
 partitions.
 """
 
-import os
 from collections.abc import Generator, Iterator, Sequence
 from heapq import merge
 from operator import itemgetter
@@ -24,20 +23,21 @@ from partitions.census import Census, Text, text_at
 from partitions.disk import Disk
 from partitions.events import Event, OutcomeMoved, PayloadMoved
 from partitions.job import Job
+from partitions.jobs import StateHead
+from partitions.kinds import KindKey, Kinds, NumberedKind
 from partitions.limits import SEGMENT_BYTES
 from partitions.live import LiveTexts
-from partitions.log import Identity, Log, Sizes, Tail, create_segment, identity_of
+from partitions.log import Identity, Log, Sizes, Tail, create_segment, identity_of, make_nonce
 from partitions.record import SEGMENT_HEADER_BYTES, SegmentHeader
 from partitions.recovery import recovering
 from partitions.slots import partition_of, slot_of
-from partitions.snapshot import SnapshotHead, SnapshotWriter
-from partitions.state import PartitionState, StateHead
+from partitions.snapshot import SnapshotHead, SnapshotWriter, write_pieces
+from partitions.state import PartitionState
 from partitions.untouched import UntouchedDisk
 
 _FIRST_SEGMENT: Final = 2
 _RECORD_TEXT_BYTES: Final = 1 << 20
 _RECORD_EVENTS: Final = 2_000
-_SNAPSHOT_JOBS: Final = 2_000
 _TELL_EVERY: Final = 500
 
 SIZES: Final = Sizes(SEGMENT_BYTES, extent_bytes=0, reserve_bytes=0)
@@ -50,6 +50,7 @@ class Source(msgspec.Struct, frozen=True):
     head: StateHead
     jobs: list[Job]
     """By number."""
+    kinds: Kinds
     log: Log
     newest_ms: int
 
@@ -60,6 +61,8 @@ class Totals(msgspec.Struct, frozen=True):
     newest_ms: int
     last_number: int
     last_token: int
+    paused: list[str]
+    """Queues that are paused in some old partition."""
 
 
 def loading(disk: Disk, directory: Path, identity: Identity) -> Generator[float, None, Source]:
@@ -70,12 +73,8 @@ def loading(disk: Disk, directory: Path, identity: Identity) -> Generator[float,
     """
     state = PartitionState()
     found = yield from recovering(UntouchedDisk(disk), directory, identity, state)
-    head = state.begin_snapshot()
-    jobs: list[Job] = []
-    while some := state.next_for_snapshot(_SNAPSHOT_JOBS):
-        jobs += some
-    jobs.sort(key=_number)
-    return Source(head, jobs, found.log, found.newest_ms)
+    head = state.jobs.begin_snapshot()
+    return Source(head, list(state.jobs.order), state.jobs.kinds, found.log, found.newest_ms)
 
 
 def regrouping(
@@ -97,6 +96,7 @@ def regrouping(
         max(source.newest_ms for source in sources),
         max(source.head.last_number for source in sources),
         max(source.head.last_token for source in sources),
+        sorted({name for source in sources for name in source.head.paused}),
     )
     count = len(directories)
     targets = [
@@ -104,11 +104,11 @@ def regrouping(
         for number, directory in enumerate(directories)
     ]
     for done, (job, source) in enumerate(_in_order(sources)):
-        owner = source.head.owners[job.owner]
+        kind = source.kinds[job.kind].key
         payload = text_at(source.log, job.payload_at)
         outcome = text_at(source.log, job.outcome_at)
-        census.add(job, owner, payload, outcome)
-        targets[partition_of(slot_of(job.job_id), count)].add(job, owner, payload, outcome)
+        census.add(job, kind, payload, outcome)
+        targets[partition_of(slot_of(job.job_id), count)].add(job, kind, payload, outcome)
         if done % _TELL_EVERY == 0:
             yield done
     for target in targets:
@@ -138,7 +138,7 @@ class _Target:
         self._identity = identity
         self._totals = totals
         self._jobs: list[Job] = []
-        self._owners: dict[str, int] = {}
+        self._kinds: dict[KindKey, int] = {}
         self._live = LiveTexts()
         self._last_number = 0
         self._events: list[Event] = []
@@ -150,24 +150,25 @@ class _Target:
             number=_FIRST_SEGMENT,
             first_lsn=1,
             created_ms=totals.newest_ms,
-            nonce=int.from_bytes(os.urandom(4), "little"),
+            nonce=make_nonce(),
             prev_crc=0,
         )
         file, zeros_end = create_segment(disk, directory, header, sizes.extent_bytes)
         tail = Tail(header, file, SEGMENT_HEADER_BYTES, zeros_end, 1, 0)
         self._log = Log(disk, directory, identity, tail, sizes)
 
-    def add(self, job: Job, owner: str, payload: Text, outcome: Text) -> None:
+    def add(self, job: Job, kind: KindKey, payload: Text, outcome: Text) -> None:
         """Take over a job, which must come after all before it, and its texts."""
         if isinstance(payload, bytes):
             job.payload_at = self._stage(payload)
             self._events.append(PayloadMoved(job.job_id, job.payload_at))
         if isinstance(outcome, bytes):
-            job.outcome_at = self._stage(outcome)
+            assert job.run is not None, "only an attempt leaves an outcome"
+            job.run.outcome_at = self._stage(outcome)
             self._events.append(OutcomeMoved(job.job_id, job.outcome_at))
         # The time of submission is the upper part, and stays.
         job.number = self._last_number = max(job.number, self._last_number + 1)
-        job.owner = self._owners.setdefault(owner, len(self._owners))
+        job.kind = self._kinds.setdefault(kind, len(self._kinds))
         self._jobs.append(job)
         if self._log.staged_bytes >= _RECORD_TEXT_BYTES or len(self._events) >= _RECORD_EVENTS:
             self._commit()
@@ -180,8 +181,7 @@ class _Target:
         self._log.close()
 
     def _stage(self, text: bytes) -> int:
-        position = self._log.next_blob_at(len(text))
-        self._log.stage(text)
+        position = self._log.put(text)
         self._live.keep(position)
         return position
 
@@ -195,7 +195,7 @@ class _Target:
             len(self._jobs),
             max(self._totals.last_number, self._last_number),
             self._totals.last_token,
-            list(self._owners),
+            self._totals.paused,
             self._live.by_segment,
         )
         identity = self._identity
@@ -209,10 +209,5 @@ class _Target:
             state,
         )
         writer = SnapshotWriter(self._disk, self._directory, head)
-        for start in range(0, len(self._jobs), _SNAPSHOT_JOBS):
-            writer.add(self._jobs[start : start + _SNAPSHOT_JOBS])
-        writer.finish()
-
-
-def _number(job: Job) -> int:
-    return job.number
+        kinds = [NumberedKind(index, key) for key, index in self._kinds.items()]
+        write_pieces(writer, kinds, self._jobs)

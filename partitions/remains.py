@@ -24,6 +24,7 @@ from partitions.disk import Disk, File
 from partitions.events import decode_events
 from partitions.files import Files, list_files
 from partitions.job import Job
+from partitions.kinds import NumberedKind
 from partitions.log import Identity, segment_name
 from partitions.record import (
     SEGMENT_HEADER_BYTES,
@@ -102,7 +103,7 @@ def _restore(disk: Disk, directory: Path, files: Files, remains: Remains) -> Sna
         # A bad one still says by its name how far the log went.
         path = directory / snapshot_name(lsn)
         try:
-            head, jobs = _whole_snapshot(disk, path)
+            head, kinds, jobs = _whole_snapshot(disk, path)
         except (BadSnapshotError, OSError) as error:
             remains.last_lsn = max(remains.last_lsn, lsn)
             remains.notes.append(f"{path.name}: bad snapshot, left out: {_words(error)}")
@@ -112,20 +113,22 @@ def _restore(disk: Disk, directory: Path, files: Files, remains: Remains) -> Sna
             continue
         remains.last_lsn = max(remains.last_lsn, head.lsn)
         remains.newest_ms = head.newest_ms
-        remains.rescue.restore(head.state, jobs)
+        remains.rescue.restore(head.state, kinds, jobs)
         return head
     return None
 
 
-def _whole_snapshot(disk: Disk, path: Path) -> tuple[SnapshotHead, list[Job]]:
+def _whole_snapshot(disk: Disk, path: Path) -> tuple[SnapshotHead, list[NumberedKind], list[Job]]:
+    kinds: list[NumberedKind] = []
     jobs: list[Job] = []
     parts = frames(disk, path)
     head, _ = next(parts)
-    for _, some in parts:
-        jobs += some
+    for _, piece in parts:
+        kinds += piece.kinds
+        jobs += piece.jobs
     if len(jobs) != head.state.jobs:
         raise BadSnapshotError(path, 0, f"it holds {len(jobs)} jobs, and says another number")
-    return head, jobs
+    return head, kinds, jobs
 
 
 def _words(error: BadSnapshotError | OSError) -> str:

@@ -24,6 +24,7 @@ from zlib import crc32
 
 from partitions.record import (
     BLOB_HEADER_BYTES,
+    FIRST_LSN,
     RECORD_HEADER_BYTES,
     RECORD_MAGIC,
     SEAL_MAGIC,
@@ -92,7 +93,7 @@ def _mend(
         data, offset
     )
     end = offset + RECORD_HEADER_BYTES + blobs_bytes + events_bytes
-    if end > limit:
+    if end > limit or lsn < FIRST_LSN:
         return None
     claims = {crc} if magic == RECORD_MAGIC else set()
     if end == limit and follow_crc is not None:

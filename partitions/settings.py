@@ -21,5 +21,10 @@ class PartitionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     retry_backoff_max_ms: int = 600_000
     retention_ms: int = 86_400_000
     dead_retention_ms: int = 604_800_000
+    lease_duration_ms: int = 30_000
+    jobs_max: int | None = None
+    """Unfinished jobs of this partition; None: as many as there is room for."""
+    disk_free_min_bytes: int = 0
+    """Submits are refused when the file system has less free."""
     log_format: str = "text"
     log_level: str = "info"

@@ -1,7 +1,8 @@
 """Job ids, their slots, and which partition owns a slot. Pure.
 
 A job id is a UUID version 7 (RFC 9562 section 5.7): 48 bits of milliseconds since 1970, so
-ids sort by time, then random bits. Its last 16 bits are its **slot** (0..65535). Partition
+ids sort by time, then random bits; that of a submit with an idempotency key is a hash of the key.
+Its last 16 bits are its **slot** (0..65535). Partition
 ``i`` of ``n`` owns the contiguous slots from ``i * 65536 // n`` up to the next one's first.
 """
 
@@ -13,6 +14,7 @@ JOB_ID_BYTES: Final = 16
 
 _CANONICAL: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _VERSION_7: Final = 0x7 << 76
+_VERSION_8: Final = 0x8 << 76
 _VARIANT: Final = 0b10 << 62
 
 
@@ -24,6 +26,13 @@ def make_job_id(created_at_ms: int, random_bits: int, slot: int) -> bytes:
     rand_a = random_bits & 0xFFF
     rand_b = (random_bits >> 12) & ((1 << 46) - 1)
     value = (created_at_ms << 80) | _VERSION_7 | (rand_a << 64) | _VARIANT | (rand_b << 16) | slot
+    return value.to_bytes(JOB_ID_BYTES, "big")
+
+
+def with_hash(hashed: bytes) -> bytes:
+    """16 bytes of a hash as a UUID version 8 (RFC 9562 section 5.8), which is for such ids."""
+    value = int.from_bytes(hashed, "big")
+    value = (value & ~(0xF << 76) & ~(0b11 << 62)) | _VERSION_8 | _VARIANT
     return value.to_bytes(JOB_ID_BYTES, "big")
 
 

@@ -7,9 +7,10 @@ It is a sequence of frames, all numbers little-endian::
     4  crc      CRC-32 of the body, seeded with the crc of the frame before (0 at first)
     .. body     msgpack
 
-The first frame is a ``SnapshotHead``, behind the magic ``QNSNAP\xff\x01``; each frame after it
-holds some jobs, ``[job, ...]``, in no order; the last one, and only that one, holds none, and
-the file ends with it. Anything else is a bad snapshot: it is as if it were not there.
+The first frame is a ``SnapshotHead``, behind the magic ``QNSNAP\xff\x02``; each frame after it
+is a ``Piece``: first those with kinds, then those with jobs, in no order; the last one, and only
+that one, is empty, and the file ends with it. Anything else is a bad snapshot: it is as if it
+were not there.
 
 It is written beside, synced piece by piece (one sync of everything at the end would stop the
 partition for as long as the disk takes to write all of it), renamed, the directory synced.
@@ -27,16 +28,25 @@ import msgspec
 from partitions.disk import Disk
 from partitions.errors import PartitionError
 from partitions.job import Job
-from partitions.state import PartitionState, StateHead
+from partitions.jobs import Jobs, Piece, StateHead
+from partitions.kinds import NumberedKind
+from partitions.options import decode_options
 
-MAGIC: Final = b"QNSNAP\xff\x01"
+MAGIC: Final = b"QNSNAP\xff\x02"
+_OLD_MAGIC: Final = b"QNSNAP\xff\x01"
 _NAME: Final = re.compile(r"(\d{20})\.snap")
 _FRAME: Final = struct.Struct("<II")
 _SYNC_EVERY_BYTES: Final = 1 << 20
 _FRAME_BYTES_MAX: Final = 64 << 20
+_PIECE: Final = 2_000
+"""Kinds, or jobs, in one frame."""
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-_jobs_decoder: Final = msgspec.msgpack.Decoder(list[Job])
+_piece_decoder: Final = msgspec.msgpack.Decoder(Piece)
+
+
+_NOTHING: Final = Piece([], [])
+_END: Final = _encode(_NOTHING)
 
 
 class SnapshotHead(msgspec.Struct, frozen=True, array_like=True):
@@ -100,17 +110,17 @@ class SnapshotWriter:
         """Bytes written so far."""
         return self._offset
 
-    def add(self, jobs: list[Job]) -> None:
-        """Write some jobs, at least one."""
-        assert jobs, "an empty frame is the end"
-        self._frame(_encode(jobs))
+    def add(self, piece: Piece) -> None:
+        """Write some kinds or jobs, at least one; all kinds before the first job."""
+        assert piece.kinds or piece.jobs, "an empty frame is the end"
+        self._frame(_encode(piece))
         if self._offset - self._synced >= _SYNC_EVERY_BYTES:
             self._file.sync()
             self._synced = self._offset
 
     def finish(self) -> None:
         """Write the end, and let the snapshot appear under its name, durably."""
-        self._frame(_encode([]))
+        self._frame(_END)
         self._file.sync()
         self._file.close()
         self._closed = True
@@ -133,6 +143,15 @@ class SnapshotWriter:
         self._offset += len(data)
 
 
+def write_pieces(writer: SnapshotWriter, kinds: list[NumberedKind], jobs: list[Job]) -> None:
+    """Write all of a snapshot behind its head, at once, to its end."""
+    for start in range(0, len(kinds), _PIECE):
+        writer.add(Piece(kinds[start : start + _PIECE], []))
+    for start in range(0, len(jobs), _PIECE):
+        writer.add(Piece([], jobs[start : start + _PIECE]))
+    writer.finish()
+
+
 def read_head(disk: Disk, path: Path) -> SnapshotHead:
     """What a snapshot says of itself, without its jobs.
 
@@ -142,45 +161,47 @@ def read_head(disk: Disk, path: Path) -> SnapshotHead:
     return next(frames(disk, path))[0]
 
 
-def load_snapshot(
-    disk: Disk, path: Path, state: PartitionState
-) -> Generator[float, None, SnapshotHead]:
-    """Restore ``state``, which must be fresh, from a whole snapshot; returns its head.
+def load_snapshot(disk: Disk, path: Path, fresh: Jobs) -> Generator[float, None, SnapshotHead]:
+    """Restore the jobs from a whole snapshot; returns its head.
 
     Yields after each piece how much of it was read, from 0 to 1.
 
     Raises:
-        BadSnapshotError: the file does not check; the state is as fresh as before.
+        BadSnapshotError: the file does not check; the jobs are as fresh as before.
     """
+    kinds: list[NumberedKind] = []
     jobs: list[Job] = []
     head: SnapshotHead | None = None
-    for head, some in frames(disk, path):
-        jobs += some
+    for head, piece in frames(disk, path):
+        kinds += piece.kinds
+        jobs += piece.jobs
         yield len(jobs) / max(head.state.jobs, 1)
     assert head is not None
     if len(jobs) != head.state.jobs:
         raise BadSnapshotError(path, 0, f"it holds {len(jobs)} of {head.state.jobs} jobs")
-    state.restore(head.state, jobs)
+    fresh.restore(head.state, kinds, jobs)
     return head
 
 
-def frames(disk: Disk, path: Path) -> Iterator[tuple[SnapshotHead, list[Job]]]:
-    """The head and the jobs of each frame that checks, the head's own first.
+def frames(disk: Disk, path: Path) -> Iterator[tuple[SnapshotHead, Piece]]:
+    """The head, and what is in each frame that checks; first nothing.
 
     Raises:
         BadSnapshotError: the file does not check, from here on.
     """
     head: SnapshotHead | None = None
     for offset, body in _bodies(disk, path):
-        jobs: list[Job] = []
+        piece = _NOTHING
         try:
             if head is None:
                 head = msgspec.msgpack.decode(body, type=SnapshotHead)
             else:
-                jobs = _jobs_decoder.decode(body)
+                piece = _piece_decoder.decode(body)
+                for each in piece.kinds:
+                    decode_options(each.key.options)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise BadSnapshotError(path, offset, f"a frame cannot be read: {error}") from error
-        yield head, jobs
+        yield head, piece
     if head is None:
         raise BadSnapshotError(path, len(MAGIC), "it has no head")
 
@@ -190,7 +211,10 @@ def _bodies(disk: Disk, path: Path) -> Iterator[tuple[int, bytes]]:
     file = disk.open(path)
     try:
         size = file.size()
-        if file.read(len(MAGIC), 0) != MAGIC:
+        magic = file.read(len(MAGIC), 0)
+        if magic == _OLD_MAGIC:
+            raise BadSnapshotError(path, 0, "of an earlier version, which this one does not read")
+        if magic != MAGIC:
             raise BadSnapshotError(path, 0, "not a snapshot: the magic bytes are missing")
         offset, crc = len(MAGIC), 0
         while True:
@@ -212,6 +236,3 @@ def _bodies(disk: Disk, path: Path) -> Iterator[tuple[int, bytes]]:
             offset += _FRAME.size + length
     finally:
         file.close()
-
-
-_END: Final = _encode([])

@@ -1,79 +1,104 @@
-"""The jobs of one partition: what a command does to them. Pure.
+"""What a command does to the jobs of one partition: the decisions. Pure.
 
-``apply(command, now_ms) -> (events, reply)`` decides, and changes the state only through the
-``_on_*`` methods, one per event. ``evolve(event)`` is the table of them, and recovery calls it
-with the same events from the log; so running and recovered state cannot differ. The reply must
-not leave the process before the events are durable.
+``apply(command, now_ms, put) -> (events, reply)`` decides, and changes the jobs only through the
+events (``Jobs.evolve``), which recovery reads from the log; so running and recovered state cannot
+differ. The reply must not leave the process before the events are durable.
 
-Texts never come here. A command's text, if it has one, will stand at ``text_at`` when the
-events that name that position are committed; replies name positions, and the actor reads
-them (``LeaseGranted``, ``JobFound``, ``SettledBefore``).
+Texts are not kept here: ``put(text)`` gives a text to the next commit, and the event names the
+position that it returned. It is called for texts that the events keep, and for no others.
 
-Invariants, between any two calls:
-
-* a job is in the ready queue exactly when it is READY, or RETRY with ``due_ms`` 0;
-* a RUNNING job has a timer at its ``due_ms``, and so has a RETRY job that is not ready;
-* ``attempts`` <= ``attempts_max``; every lease has a token above all earlier ones;
-* a finished job (ACKED, DEAD) is in one of the two ``_finished`` queues, oldest first;
-* ``live`` counts the texts that some job still needs, for every segment.
-
-**Snapshots.** ``begin_snapshot`` fixes a moment; ``next_for_snapshot`` then hands out the jobs
-as they were at that moment, a few at a time, while commands go on (``cut``).
+What only looks is in ``views``.
 """
 
-from collections import deque
+from collections import Counter
 from collections.abc import Callable
-from operator import attrgetter
-from typing import Any, Final, assert_never
+from typing import Final, assert_never
 
 import msgspec
 
-from partitions.cut import Cut
+from partitions.answers import (
+    Answer,
+    Applied,
+    JobFound,
+    LeaseGranted,
+    LeasesGranted,
+    ManyAnswers,
+    SettledBefore,
+)
 from partitions.events import (
     BackoffOver,
     Event,
     JobAcked,
+    JobCancelled,
     JobEnqueued,
+    JobExpired,
     JobFailed,
     JobForgotten,
     JobLeased,
+    JobReleased,
+    JobRetried,
     LeaseExpired,
-    OutcomeMoved,
-    PayloadMoved,
-    TokensRaised,
+    LeaseExtended,
+    QueuePaused,
 )
-from partitions.job import CREATED_SHIFT, EMPTY_AT, EXPIRED_AT, Job, Outcome, State
-from partitions.limits import DUE_PER_TICK_MAX
-from partitions.live import LiveTexts
+from partitions.job import EMPTY_AT, FINISHED, Job, Outcome, Own, State
+from partitions.jobs import Jobs
+from partitions.limits import DUE_PER_TICK_MAX, LEASE_BYTES_MAX, QUEUES_MAX
 from partitions.messages import (
     Ack,
     AlreadyExists,
+    Cancel,
     Command,
+    Conflict,
     Enqueue,
     Enqueued,
+    EnqueuedMany,
+    EnqueueMany,
+    Extend,
+    Extended,
     Fail,
+    Forget,
     Get,
     JobNotFound,
     Lease,
     LeaseLost,
+    LeaseMany,
+    List,
+    Many,
     NothingReady,
     NotRunning,
+    Pause,
+    QueueViews,
+    Release,
+    Replayed,
     Reply,
+    Retry,
     Settled,
+    Submitted,
+    Sweep,
+    Swept,
     Tick,
+    TooMany,
+    Unwatch,
+    ViewQueues,
     WrongPartition,
+    WrongState,
 )
-from partitions.queues import ReadyQueue
+from partitions.options import decode_options
+from partitions.positions import size_of
+from partitions.queues import Queue
 from partitions.retry import Backoff
 from partitions.slots import SLOTS, slot_of
-from partitions.timers import Timer, Timers
+from partitions.views import page, view_of_job, view_of_queue
 
 _FORGET_EVERY_MS: Final = 5_000
 """Finished jobs are forgotten in bunches, so that they do not each cost a commit."""
+_RETRIED: Final = (State.DEAD, State.CANCELLED)
+_GIVEN_BACK: Final = (State.READY, State.SCHEDULED)
+"""Where a job that was leased before is only by a release, or as new."""
 
-_FINISHED: Final = (State.ACKED, State.DEAD)
-_number_of: Final = attrgetter("number")
-_due_of: Final = attrgetter("due_ms")
+Put = Callable[[bytes], int]
+"""Gives a text to the next commit; returns its position."""
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -83,233 +108,61 @@ class Policy(msgspec.Struct, frozen=True):
     backoff: Backoff = Backoff()
     retention_ms: int = 86_400_000
     dead_retention_ms: int = 604_800_000
-
-
-class LeaseGranted(msgspec.Struct, frozen=True, gc=False):
-    """The head of the queue was leased; its payload is at ``payload_at``."""
-
-    job_id: bytes
-    payload_at: int
-    lease_until_ms: int
-    attempt: int
-    lease_token: int
-    max_retries: int
-    created_at_ms: int
-
-
-class JobFound(msgspec.Struct, frozen=True, gc=False):
-    """A job to show. The text of a RESULT or an ERROR is at ``outcome_at`` (0: empty)."""
-
-    job_id: bytes
-    state: State
-    attempts: int
-    max_retries: int
-    created_at_ms: int
-    lease_until_ms: int | None
-    outcome: Outcome
-    outcome_at: int
-    owner: str
-
-
-class SettledBefore(msgspec.Struct, frozen=True, gc=False):
-    """The same token already ended its attempt the same way.
-
-    It is the same report sent again when its text is what stands at ``outcome_at``
-    (0: there was none); otherwise the lease is lost.
-    """
-
-    job_id: bytes
-    outcome_at: int
-
-
-Answer = Reply | LeaseGranted | JobFound | SettledBefore
-
-
-class Applied(msgspec.Struct, frozen=True, gc=False):
-    """What a command led to. ``keeps_text``: the events name ``text_at``."""
-
-    events: tuple[Event, ...]
-    reply: Answer
-    keeps_text: bool = False
-
-
-class StateHead(msgspec.Struct, frozen=True, array_like=True):
-    """All of a state that is not a job; what a snapshot begins with."""
-
-    jobs: int
-    last_number: int
-    last_token: int
-    owners: list[str]
-    live_bytes: dict[int, int]
+    lease_ms: int = 30_000
+    jobs_max: int | None = None
+    """Unfinished jobs; beyond it submits are refused."""
 
 
 class PartitionState:
-    """All jobs of one partition."""
+    """All jobs of one partition, and what may be done to them."""
 
     def __init__(self, policy: Policy | None = None) -> None:
         self._policy = policy or Policy()
-        self._jobs: dict[bytes, Job] = {}
-        self._ready = ReadyQueue()
-        self._timers = Timers()
-        self._timers_live = 0
-        self._finished: dict[State, deque[Job]] = {state: deque() for state in _FINISHED}
-        self._last_number = 0
-        self._last_token = 0
-        self._owners: list[str] = []
-        self._owner_indexes: dict[str, int] = {}
-        self._cut: Cut | None = None
-        self.live = LiveTexts()
+        self.jobs = Jobs()
         self._caught_up_ms = 0
         self._due_left = 0
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        return len(self.jobs.by_id)
 
     @property
     def ready(self) -> int:
-        """Jobs that can be leased now."""
-        return len(self._ready)
+        """Jobs that can be leased now, were no queue paused."""
+        return sum(len(queue.ready) for queue in self.jobs.kinds.queues.values())
 
-    def apply(self, command: Command, now_ms: int, text_at: int = 0) -> Applied:
+    def apply(self, command: Command, now_ms: int, put: Put) -> Applied:
         """Let time catch up to ``now_ms``, then carry out ``command``, in memory only.
 
         Total: a command that cannot be honoured gets a refusing reply, never an exception.
-        ``text_at`` is where the command's text will stand if the events keep it; 0 when it
-        has none.
         """
-        deadline_ms = self._timers.next_deadline_ms()
+        deadline_ms = self.jobs.timers.next_deadline_ms()
         if deadline_ms is None or deadline_ms > now_ms:
-            return self._decide(command, now_ms, text_at)
+            return self._decide(command, now_ms, put)
         due = self._catch_up(now_ms)
-        applied = self._decide(command, now_ms, text_at)
-        return Applied(due + applied.events, applied.reply, applied.keeps_text)
+        applied = self._decide(command, now_ms, put)
+        return Applied(due + applied.events, applied.reply)
 
     def find(self, job_id: bytes) -> JobFound | JobNotFound:
         """A job as it is now; changes nothing, so it needs no room on the disk."""
-        job = self._jobs.get(job_id)
-        if job is None:
-            return JobNotFound(job_id)
-        return JobFound(
-            job_id,
-            job.state,
-            job.attempts,
-            job.max_retries,
-            job.created_at_ms,
-            job.due_ms if job.state is State.RUNNING else None,
-            job.outcome,
-            job.outcome_at if job.outcome_at > EMPTY_AT else 0,
-            self._owners[job.owner],
-        )
+        job = self.jobs.by_id.get(job_id)
+        return JobNotFound(job_id) if job is None else view_of_job(job, self.jobs.kind(job))
 
     def next_deadline_ms(self) -> int | None:
         """When a ``Tick`` is due, if nothing else comes before; None: never."""
         deadlines = [
             _round_up(queue[0].due_ms + self._retention_ms(state))
-            for state, queue in self._finished.items()
-            if queue
+            for state in FINISHED
+            if (queue := self.jobs.skip_gone(state))
         ]
-        timer = self._timers.next_deadline_ms()
-        if timer is not None:
-            deadlines.append(timer)
+        if (gone_at_ms := self.jobs.finished_own.next_deadline_ms()) is not None:
+            deadlines.append(_round_up(gone_at_ms))
+        if (timer_ms := self.jobs.timers.next_deadline_ms()) is not None:
+            deadlines.append(timer_ms)
         return min(deadlines, default=None)
 
     def evolve(self, event: Event) -> None:
         """Make the change that ``event`` says has happened. Never refuses."""
-        self._evolvers[type(event)](self, event)
-
-    # Snapshots and disk space -----------------------------------------------------------
-
-    def begin_snapshot(self) -> StateHead:
-        """Fix this moment for ``next_for_snapshot``; one snapshot at a time."""
-        self._cut = Cut(list(self._jobs.values()), self._last_number)
-        return StateHead(
-            len(self._jobs),
-            self._last_number,
-            self._last_token,
-            list(self._owners),
-            dict(self.live.by_segment),
-        )
-
-    def next_for_snapshot(self, count: int) -> list[Job]:
-        """At most ``count`` jobs that were not handed out yet, as they were at that moment.
-
-        In no order that matters; empty when there are no more, and the snapshot is over. They
-        are to be encoded before anything is applied or evolved.
-        """
-        assert self._cut is not None, "no snapshot was begun"
-        taken = self._cut.take(count)
-        if not taken:
-            self._cut = None
-        return taken
-
-    def abandon_snapshot(self) -> None:
-        """Forget the moment that was fixed."""
-        self._cut = None
-
-    def restore(self, head: StateHead, jobs: list[Job]) -> None:
-        """Become what the snapshot holds; this state must be fresh. Takes over ``jobs``."""
-        assert not self._jobs, "only a fresh state can be restored"
-        jobs.sort(key=_number_of)
-        self._jobs = {job.job_id: job for job in jobs}
-        self._last_number, self._last_token = head.last_number, head.last_token
-        self._owners = list(head.owners)
-        self._owner_indexes = {owner: index for index, owner in enumerate(head.owners)}
-        self.live = LiveTexts(head.live_bytes)
-        # Most jobs of a large state are READY: those take no step of Python each.
-        self._ready.add_all_fresh([job for job in jobs if job.state is State.READY])
-        for job in [job for job in jobs if job.state is not State.READY]:
-            if job.is_ready:
-                self._ready.add_returned(job)
-            elif job.state is State.RUNNING or job.state is State.RETRY:
-                self._timers.add(job.due_ms, job.job_id)
-                self._timers_live += 1
-        for state, queue in self._finished.items():
-            queue.extend(sorted((job for job in jobs if job.state is state), key=_due_of))
-
-    def moved(self, event: Event, move: Callable[[int], int | None]) -> list[Event]:
-        """Copy forward what ``event``, of an old segment, put there and is still needed.
-
-        ``move(position)`` copies a text and says where it is now. Returns what happened;
-        nothing is evolved yet.
-        """
-        if isinstance(event, TokensRaised):
-            return []
-        job = self._jobs.get(event.job_id)
-        if job is None:
-            return []
-        match event:
-            case JobEnqueued(payload_at=at) | PayloadMoved(payload_at=at):
-                if at <= EMPTY_AT or job.payload_at != at:
-                    return []
-                to = move(at)
-                return [] if to is None else [PayloadMoved(job.job_id, to)]
-            case JobAcked(result_at=at) | JobFailed(error_at=at) | OutcomeMoved(outcome_at=at):
-                if at > EMPTY_AT and job.outcome_at == at:
-                    to = move(at)
-                    return [] if to is None else [OutcomeMoved(job.job_id, to)]
-        return []
-
-    def _keep(self, position: int) -> None:
-        """A text is needed from now on; what is no position of one has none."""
-        if position > EMPTY_AT:
-            self.live.keep(position)
-
-    def _drop(self, position: int) -> None:
-        """A text is needed no more."""
-        if position > EMPTY_AT:
-            self.live.drop(position)
-
-    def _change(self, job_id: bytes) -> Job:
-        """The job, to be changed: a snapshot under way gets it as it was."""
-        job = self._jobs[job_id]
-        if self._cut is not None:
-            self._cut.preserve(job)
-        return job
-
-    def _set_outcome(self, job: Job, position: int) -> None:
-        self._drop(job.outcome_at)
-        self._keep(position)
-        job.outcome_at = position
+        self.jobs.evolve(event)
 
     # Time ---------------------------------------------------------------------------------
 
@@ -322,33 +175,37 @@ class PartitionState:
         if now_ms != self._caught_up_ms:
             self._caught_up_ms, self._due_left = now_ms, DUE_PER_TICK_MAX
         events: list[Event] = []
-        while self._due_left and (timer := self._timers.pop_due(now_ms)):
-            if not self._matters(timer):
+        timers = self.jobs.timers
+        while self._due_left and (timer := timers.pop_due(now_ms)):
+            if not self.jobs.matters(timer):
                 continue
             self._due_left -= 1
-            job = self._jobs[timer[1]]
-            if job.state is State.RUNNING:
-                dead = job.attempts >= job.attempts_max
-                events.append(LeaseExpired(job.job_id, now_ms, dead))
-            else:
-                events.append(BackoffOver(job.job_id))
+            events.append(self._due(self.jobs.by_id[timer[1]], now_ms))
             self.evolve(events[-1])
         return tuple(events)
 
-    def _matters(self, timer: Timer) -> bool:
-        job = self._jobs.get(timer[1])
-        return (
-            job is not None
-            and job.due_ms == timer[0]
-            and (job.state is State.RUNNING or job.state is State.RETRY)
-        )
+    def _due(self, job: Job, now_ms: int) -> Event:
+        if job.state is State.RUNNING:
+            dead = job.attempts >= self.jobs.kind(job).attempts_max
+            return LeaseExpired(job.job_id, now_ms, dead)
+        if job.own is not None and 0 < job.own.expires_at_ms <= now_ms:
+            return JobExpired(job.job_id, now_ms)
+        return BackoffOver(job.job_id)
 
     def _forget(self, now_ms: int) -> tuple[Event, ...]:
         events: list[Event] = []
-        for state, queue in self._finished.items():
+        for state in FINISHED:
             gone_before_ms = now_ms - self._retention_ms(state)
-            while queue and queue[0].due_ms <= gone_before_ms and len(events) < DUE_PER_TICK_MAX:
+            while len(events) < DUE_PER_TICK_MAX:
+                queue = self.jobs.skip_gone(state)
+                if not queue or queue[0].due_ms > gone_before_ms:
+                    break
                 events.append(JobForgotten(queue[0].job_id))
+                self.evolve(events[-1])
+        own = self.jobs.finished_own
+        while len(events) < DUE_PER_TICK_MAX and (timer := own.pop_due(now_ms)):
+            if self.jobs.is_to_go(timer):
+                events.append(JobForgotten(timer[1]))
                 self.evolve(events[-1])
         return tuple(events)
 
@@ -358,73 +215,248 @@ class PartitionState:
 
     # Decisions ----------------------------------------------------------------------------
 
-    def _decide(self, command: Command, now_ms: int, text_at: int) -> Applied:
+    def _decide(self, command: Command, now_ms: int, put: Put) -> Applied:
         match command:
             case Enqueue():
-                return self._decide_enqueue(command, now_ms, text_at)
+                return self._decide_enqueue(command, now_ms, put)
             case Lease():
                 return self._decide_lease(command, now_ms)
-            case Ack():
-                return self._decide_ack(command, now_ms, text_at)
-            case Fail():
-                return self._decide_fail(command, now_ms, text_at)
+            case Ack() | Fail() | Extend() | Release():
+                return self._decide_held(command, now_ms, put)
+            case Many():
+                return self._decide_many(command, now_ms, put)
+            case EnqueueMany():
+                return self._decide_enqueue_many(command, now_ms, put)
+            case LeaseMany():
+                return self._decide_lease_many(command, now_ms)
             case Get():
                 return Applied((), self.find(command.job_id))
             case Tick():
                 return Applied(self._forget(now_ms), NothingReady())
+            case Cancel() | Retry() | Forget():
+                return self._decide_of_job(command, now_ms)
+            case List():
+                return Applied((), page(self.jobs, command))
+            case Sweep():
+                return self._decide_sweep(command)
+            case Pause():
+                return self._decide_pause(command)
+            case ViewQueues():
+                return Applied((), self._queues(command, now_ms))
+            case Unwatch():
+                return Applied((), Settled(command.job_id))
             case _:
                 assert_never(command)
 
-    def _decide_enqueue(self, command: Enqueue, now_ms: int, text_at: int) -> Applied:
+    # Submitting.
+
+    def _decide_enqueue(self, command: Enqueue, now_ms: int, put: Put) -> Applied:
+        jobs, job_id = self.jobs, command.job_id
+        if job_id in jobs.by_id or slot_of(job_id) not in self._policy.slots:
+            return Applied((), _MET[self._meets(command)](job_id))
+        kind = jobs.kinds.known(command.options, command.owner, command.max_retries)
+        if (kind is None or self._policy.jobs_max is not None) and (
+            refusal := self._no_room_for(1, [command])
+        ) is not None:
+            return Applied((), refusal)
+        event = _stored(command, now_ms, put)
+        jobs.enqueue(event, kind).queue.submitted.add(1, now_ms)
+        return Applied((event,), Enqueued(job_id))
+
+    def _decide_enqueue_many(self, command: EnqueueMany, now_ms: int, put: Put) -> Applied:
+        if self._meet_nothing(command.jobs):
+            outcomes, new = bytes(len(command.jobs)), command.jobs
+        else:
+            digests: dict[bytes, bytes] = {}
+            outcomes = bytes([self._meets(job, digests) for job in command.jobs])
+            new = [
+                job
+                for job, met in zip(command.jobs, outcomes, strict=True)
+                if met == Submitted.STORED
+            ]
+        refused = max(outcomes, default=0) > Submitted.REPLAYED
+        if (refusal := self._no_room_for(len(new), new)) is not None and not refused:
+            return Applied((), refusal)
+        if refused or command.check_only:
+            return Applied((), EnqueuedMany(outcomes))
+        events = tuple([_stored(job, now_ms, put) for job in new])
+        kinds = Counter([self.jobs.enqueue(event) for event in events])
+        for kind, count in kinds.items():
+            kind.queue.submitted.add(count, now_ms)
+        return Applied(events, EnqueuedMany(outcomes))
+
+    def _meet_nothing(self, commands: list[Enqueue]) -> bool:
+        """Whether all of them are new and ours, as in most batches; in few steps of Python each."""
+        job_ids = {each.job_id for each in commands}
+        slots = [slot_of(job_id) for job_id in job_ids]
+        return (
+            len(job_ids) == len(commands)
+            and self.jobs.by_id.keys().isdisjoint(job_ids)
+            and min(slots) in self._policy.slots
+            and max(slots) in self._policy.slots
+        )
+
+    def _meets(self, command: Enqueue, digests: dict[bytes, bytes] | None = None) -> Submitted:
+        """What a submit meets; ``digests``, by id, are those of the same batch so far."""
         job_id = command.job_id
+        job = self.jobs.by_id.get(job_id)
+        if job is not None:
+            if not command.digest:
+                return Submitted.EXISTS
+            same = job.own is not None and job.own.digest == command.digest
+            return Submitted.REPLAYED if same else Submitted.CONFLICT
         if slot_of(job_id) not in self._policy.slots:
-            return Applied((), WrongPartition(job_id))
-        if job_id in self._jobs:
-            return Applied((), AlreadyExists(job_id))
-        event = JobEnqueued(job_id, text_at, command.max_retries, now_ms, command.owner)
-        self._on_enqueued(event)
-        return Applied((event,), Enqueued(job_id), keeps_text=True)
+            return Submitted.WRONG_PARTITION
+        if digests is not None:
+            if job_id in digests:
+                if not command.digest:
+                    return Submitted.EXISTS
+                same = digests[job_id] == command.digest
+                return Submitted.REPLAYED if same else Submitted.CONFLICT
+            digests[job_id] = command.digest
+        return Submitted.STORED
+
+    def _no_room_for(self, count: int, commands: list[Enqueue]) -> Reply | None:
+        jobs_max = self._policy.jobs_max
+        if jobs_max is not None and self.jobs.unfinished + count > jobs_max:
+            return TooMany("jobs")
+        kinds = self.jobs.kinds
+        names: set[str] = set()
+        for command in commands:
+            if kinds.known(command.options, command.owner, command.max_retries) is not None:
+                continue
+            try:
+                names.add(decode_options(command.options).queue)
+            except msgspec.MsgspecError:
+                return WrongPartition(command.job_id)
+        return None if self._has_room_for_queues(names) else TooMany("queues")
+
+    def _has_room_for_queues(self, names: set[str]) -> bool:
+        queues = self.jobs.kinds.queues
+        if len(queues) + len(names) <= QUEUES_MAX or all(name in queues for name in names):
+            return True
+        self.jobs.drop_idle_kinds()
+        return len(queues) + sum(name not in queues for name in names) <= QUEUES_MAX
+
+    # Leasing.
 
     def _decide_lease(self, command: Lease, now_ms: int) -> Applied:
-        job = self._ready.head()
-        if job is None:
-            return Applied((), NothingReady())
-        until_ms = now_ms + command.duration_ms
-        event = JobLeased(job.job_id, self._last_token + 1, until_ms)
-        self._on_leased(event)
-        reply = LeaseGranted(
+        for name in command.queues:
+            queue = self.jobs.kinds.queues.get(name)
+            if queue is not None and (job := _next_of(queue, now_ms)) is not None:
+                event, granted = self._lease(job, command, now_ms)
+                queue.leased.add(1, now_ms)
+                return Applied((event,), granted)
+        return Applied((), NothingReady())
+
+    def _decide_lease_many(self, command: LeaseMany, now_ms: int) -> Applied:
+        events: list[Event] = []
+        leases: list[LeaseGranted] = []
+        reply_bytes = 0
+        for name in command.lease.queues:
+            queue = self.jobs.kinds.queues.get(name)
+            if queue is None:
+                continue
+            while len(leases) < command.count and (job := _next_of(queue, now_ms)) is not None:
+                reply_bytes += len(self.jobs.kind(job).options)
+                if job.payload_at:
+                    reply_bytes += size_of(job.payload_at)
+                if reply_bytes > LEASE_BYTES_MAX and leases:
+                    return Applied(tuple(events), LeasesGranted(leases))
+                queue.leased.add(1, now_ms)
+                event, granted = self._lease(job, command.lease, now_ms)
+                events.append(event)
+                leases.append(granted)
+        reply: Answer = LeasesGranted(leases) if leases else NothingReady()
+        return Applied(tuple(events), reply)
+
+    def _lease(self, job: Job, command: Lease, now_ms: int) -> tuple[Event, LeaseGranted]:
+        jobs = self.jobs
+        kind = jobs.kinds[job.kind]
+        lease_ms = command.duration_ms
+        if lease_ms is None:
+            lease_ms = self._policy.lease_ms if kind.lease_ms is None else kind.lease_ms
+        until_ms = now_ms + lease_ms
+        token = jobs.last_token + 1
+        event = JobLeased(job.job_id, token, until_ms, lease_ms, command.worker)
+        jobs.evolve(event)
+        granted = LeaseGranted(
             job.job_id,
             job.payload_at,
             until_ms,
             job.attempts,
-            job.lease_token,
-            job.max_retries,
+            token,
+            kind.max_retries,
             job.created_at_ms,
+            kind.options,
+            "" if job.own is None else job.own.group,
         )
-        return Applied((event,), reply)
+        return event, granted
 
-    def _decide_ack(self, command: Ack, now_ms: int, text_at: int) -> Applied:
-        job = self._jobs.get(command.job_id)
+    # What the holder of a lease may do.
+
+    def _decide_many(self, command: Many, now_ms: int, put: Put) -> Applied:
+        events: list[Event] = []
+        answers: list[Reply | SettledBefore] = []
+        for each in command.commands:
+            applied = self._decide_held(each, now_ms, put)
+            events += applied.events
+            answers.append(applied.reply)  # type: ignore[arg-type]  # no other answer to these
+        return Applied(tuple(events), ManyAnswers(answers))
+
+    def _decide_held(
+        self, command: Ack | Fail | Extend | Release, now_ms: int, put: Put
+    ) -> Applied:
+        job = self.jobs.by_id.get(command.job_id)
         if job is None:
             return Applied((), JobNotFound(command.job_id))
         if not self._holds(job, command.lease_token, now_ms):
-            return Applied((), self._not_held(job, command.lease_token, Outcome.RESULT))
-        event = JobAcked(job.job_id, now_ms, text_at)
-        self._on_acked(event)
-        return Applied((event,), Settled(job.job_id), keeps_text=text_at != 0)
+            return Applied((), _not_held(job, command))
+        match command:
+            case Ack():
+                result_at = put(command.result) if command.result else 0
+                return self._settled(job, JobAcked(job.job_id, now_ms, result_at), now_ms)
+            case Fail():
+                error_at = put(command.error) if command.error else 0
+                retry_at_ms = self._retry_at_ms(job, command, now_ms)
+                event = JobFailed(job.job_id, now_ms, error_at, retry_at_ms)
+                return self._settled(job, event, now_ms)
+            case Extend():
+                return self._extended(job, command, now_ms)
+            case Release():
+                run_at_ms = now_ms + command.delay_ms if command.delay_ms else 0
+                released = JobReleased(job.job_id, run_at_ms)
+                self.evolve(released)
+                return Applied((released,), Settled(job.job_id))
+            case _:
+                assert_never(command)
 
-    def _decide_fail(self, command: Fail, now_ms: int, text_at: int) -> Applied:
-        job = self._jobs.get(command.job_id)
-        if job is None:
-            return Applied((), JobNotFound(command.job_id))
-        if not self._holds(job, command.lease_token, now_ms):
-            return Applied((), self._not_held(job, command.lease_token, Outcome.ERROR))
-        retry_at_ms = 0
-        if job.attempts < job.attempts_max:
-            retry_at_ms = now_ms + self._policy.backoff.delay_ms(job.job_id, job.attempts)
-        event = JobFailed(job.job_id, now_ms, text_at, retry_at_ms)
-        self._on_failed(event)
-        return Applied((event,), Settled(job.job_id), keeps_text=text_at != 0)
+    def _settled(self, job: Job, event: JobAcked | JobFailed, now_ms: int) -> Applied:
+        queue = self.jobs.kinds[job.kind].queue
+        (queue.acked if type(event) is JobAcked else queue.failed).add(1, now_ms)
+        self.jobs.evolve(event)
+        return Applied((event,), Settled(job.job_id))
+
+    def _retry_at_ms(self, job: Job, command: Fail, now_ms: int) -> int:
+        """When a job that failed is to run again; 0: not."""
+        kind = self.jobs.kind(job)
+        if not command.retry or job.attempts >= kind.attempts_max:
+            return 0
+        if command.retry_in_ms is not None:
+            return now_ms + command.retry_in_ms
+        backoff = self._policy.backoff if kind.backoff is None else kind.backoff
+        return now_ms + backoff.delay_ms(job.job_id, job.attempts)
+
+    def _extended(self, job: Job, command: Extend, now_ms: int) -> Applied:
+        assert job.run is not None, "it is leased"
+        duration_ms = command.duration_ms
+        if duration_ms is None:
+            # A lease from before its duration was kept has none.
+            duration_ms = job.run.lease_ms or self._policy.lease_ms
+        until_ms = now_ms + duration_ms
+        event = LeaseExtended(job.job_id, until_ms, command.progress)
+        self.evolve(event)
+        return Applied((event,), Extended(job.job_id, until_ms))
 
     @staticmethod
     def _holds(job: Job, lease_token: int | None, now_ms: int) -> bool:
@@ -434,129 +466,139 @@ class PartitionState:
         # now: a slow worker must not finish somebody else's attempt.
         return live and (lease_token is None or lease_token == job.lease_token)
 
-    @staticmethod
-    def _not_held(job: Job, lease_token: int | None, outcome: Outcome) -> Answer:
-        if lease_token is None:
-            return NotRunning(job.job_id, job.state.name)
-        if (
-            job.lease_token == lease_token
-            and job.outcome is outcome
-            and job.state is not State.RUNNING
-        ):
-            return SettledBefore(job.job_id, job.outcome_at if job.outcome_at > EMPTY_AT else 0)
+    # What anybody may do to a job, and an operator to a queue.
+
+    def _decide_of_job(self, command: Cancel | Retry | Forget, now_ms: int) -> Applied:
+        job_id = command.job_id
+        job = self.jobs.by_id.get(job_id)
+        if job is None:
+            return Applied((), JobNotFound(job_id))
+        event: Event
+        match command:
+            case Cancel():
+                if job.state is State.CANCELLED:
+                    return Applied((), Settled(job_id))
+                allowed, event = job.state not in FINISHED, JobCancelled(job_id, now_ms)
+            case Retry():
+                allowed, event = job.state in _RETRIED, JobRetried(job_id)
+            case Forget():
+                allowed, event = job.state in FINISHED, JobForgotten(job_id)
+            case _:
+                assert_never(command)
+        if not allowed:
+            return Applied((), WrongState(job_id, job.state.name))
+        self.evolve(event)
+        return Applied((event,), Settled(job_id))
+
+    def _decide_sweep(self, command: Sweep) -> Applied:
+        jobs = self.jobs
+        up_to = command.up_to_number or jobs.last_number
+        queue = jobs.kinds.queues.get(command.queue)
+        state = State.__members__.get(command.state)
+        allowed = state in _RETRIED if command.action == "retry" else state is not State.RUNNING
+        if queue is None or state is None or not queue.counts[state] or not allowed:
+            return Applied((), Swept(0, None, up_to))
+        met: list[bytes] = []
+        next_number: int | None = None
+        for looked_at, job in enumerate(jobs.order.after(command.after_number)):
+            if job.number > up_to:
+                break
+            if looked_at == command.scan:
+                break
+            next_number = job.number
+            if job.state is state and jobs.kinds[job.kind].queue is queue:
+                met.append(job.job_id)
+        else:
+            next_number = None
+        if next_number is not None and next_number >= up_to:
+            next_number = None
+        event = JobRetried if command.action == "retry" else JobForgotten
+        events = tuple([event(job_id) for job_id in met])
+        for each in events:
+            jobs.evolve(each)
+        return Applied(events, Swept(len(events), next_number, up_to))
+
+    def _decide_pause(self, command: Pause) -> Applied:
+        queues = self.jobs.kinds.queues
+        queue = queues.get(command.queue)
+        done = Settled(b"")
+        if (queue is not None and queue.paused) is command.paused:
+            return Applied((), done)
+        if not self._has_room_for_queues({command.queue}):
+            return Applied((), TooMany("queues"))
+        event = QueuePaused(command.queue, command.paused)
+        self.evolve(event)
+        return Applied((event,), done)
+
+    def _queues(self, command: ViewQueues, now_ms: int) -> QueueViews:
+        queues = self.jobs.kinds.queues
+        if command.queue is not None:
+            named = queues.get(command.queue)
+            return QueueViews([] if named is None else [view_of_queue(named, now_ms)])
+        return QueueViews(
+            [
+                view_of_queue(queue, now_ms)
+                for queue in queues.values()
+                if queue.paused or queue.jobs
+            ]
+        )
+
+
+_MET: Final[dict[Submitted, Callable[[bytes], Reply]]] = {
+    Submitted.REPLAYED: Replayed,
+    Submitted.CONFLICT: Conflict,
+    Submitted.EXISTS: AlreadyExists,
+    Submitted.WRONG_PARTITION: WrongPartition,
+}
+
+
+def _next_of(queue: Queue, now_ms: int) -> Job | None:
+    """The job to lease; None: none now."""
+    if queue.paused:
+        return None
+    job = queue.ready.head()
+    if job is not None and job.own is not None and 0 < job.own.expires_at_ms <= now_ms:
+        # Its ttl is over, and very many timers are: it is about to be DEAD.
+        return None
+    return job
+
+
+def _stored(command: Enqueue, now_ms: int, put: Put) -> JobEnqueued:
+    own = None
+    if command.group or command.digest or command.expires_at_ms:
+        own = Own(command.group, command.digest, command.expires_at_ms)
+    return JobEnqueued(
+        command.job_id,
+        put(command.payload) if command.payload else 0,
+        command.max_retries,
+        now_ms,
+        command.owner,
+        command.options,
+        command.run_at_ms if command.run_at_ms > now_ms else 0,
+        own,
+    )
+
+
+def _not_held(job: Job, command: Ack | Fail | Extend | Release) -> Reply | SettledBefore:
+    """Why the token of the command, or its lack, is of no use."""
+    token = command.lease_token
+    if token is None:
+        return NotRunning(job.job_id, job.state.name)
+    if job.lease_token != token or job.state is State.RUNNING:
         return LeaseLost(job.job_id)
-
-    # Changes ------------------------------------------------------------------------------
-
-    def _on_enqueued(self, event: JobEnqueued) -> None:
-        number = event.created_at_ms << CREATED_SHIFT
-        if number <= self._last_number:
-            number = self._last_number + 1
-        self._last_number = number
-        owner = self._owner_indexes.get(event.owner)
-        if owner is None:
-            owner = self._owner_indexes[event.owner] = len(self._owners)
-            self._owners.append(event.owner)
-        job = Job(event.job_id, number, event.payload_at, event.max_retries, owner)
-        self._jobs[event.job_id] = job
-        self._keep(event.payload_at)
-        self._ready.add_fresh(job)
-
-    def _on_leased(self, event: JobLeased) -> None:
-        job = self._change(event.job_id)
-        self._ready.remove(job)
-        job.state = State.RUNNING
-        job.attempts += 1
-        job.lease_token = event.lease_token
-        self._last_token = max(self._last_token, event.lease_token)
-        self._start_timer(job, event.lease_until_ms)
-
-    def _on_acked(self, event: JobAcked) -> None:
-        job = self._change(event.job_id)
-        self._set_outcome(job, event.result_at)
-        self._drop(job.payload_at)
-        job.payload_at = 0
-        self._stop_timer()
-        self._finish(job, State.ACKED, event.at_ms)
-
-    def _on_failed(self, event: JobFailed) -> None:
-        job = self._change(event.job_id)
-        self._set_outcome(job, event.error_at or EMPTY_AT)
-        self._stop_timer()
-        if event.retry_at_ms == 0:
-            self._finish(job, State.DEAD, event.at_ms)
-        else:
-            job.state = State.RETRY
-            self._start_timer(job, event.retry_at_ms)
-
-    def _on_expired(self, event: LeaseExpired) -> None:
-        job = self._change(event.job_id)
-        self._set_outcome(job, EXPIRED_AT)
-        self._stop_timer()
-        if event.dead:
-            self._finish(job, State.DEAD, event.at_ms)
-        else:
-            job.state = State.RETRY
-            self._return(job)
-
-    def _on_backoff_over(self, event: BackoffOver) -> None:
-        self._stop_timer()
-        self._return(self._change(event.job_id))
-
-    def _on_forgotten(self, event: JobForgotten) -> None:
-        job = self._change(event.job_id)
-        del self._jobs[event.job_id]
-        self._drop(job.payload_at)
-        self._set_outcome(job, 0)
-        finished = self._finished[job.state]
-        if finished[0] is job:
-            finished.popleft()
-        else:
-            finished.remove(job)
-
-    def _on_payload_moved(self, event: PayloadMoved) -> None:
-        job = self._change(event.job_id)
-        self._drop(job.payload_at)
-        self._keep(event.payload_at)
-        job.payload_at = event.payload_at
-
-    def _on_outcome_moved(self, event: OutcomeMoved) -> None:
-        self._set_outcome(self._change(event.job_id), event.outcome_at)
-
-    def _on_tokens_raised(self, event: TokensRaised) -> None:
-        self._last_token = max(self._last_token, event.last_token)
-
-    def _return(self, job: Job) -> None:
-        job.due_ms = 0
-        self._ready.add_returned(job)
-
-    def _finish(self, job: Job, state: State, at_ms: int) -> None:
-        job.state = state
-        job.due_ms = at_ms
-        self._finished[state].append(job)
-
-    def _start_timer(self, job: Job, deadline_ms: int) -> None:
-        job.due_ms = deadline_ms
-        self._timers.add(deadline_ms, job.job_id)
-        self._timers_live += 1
-
-    def _stop_timer(self) -> None:
-        # The timer itself stays in the heap until it comes up or the heap is rebuilt.
-        self._timers_live -= 1
-        self._timers.shrink(self._timers_live, self._matters)
-
-    _evolvers: Final[dict[type[Event], Callable[["PartitionState", Any], None]]] = {
-        JobEnqueued: _on_enqueued,
-        JobLeased: _on_leased,
-        JobAcked: _on_acked,
-        JobFailed: _on_failed,
-        LeaseExpired: _on_expired,
-        BackoffOver: _on_backoff_over,
-        JobForgotten: _on_forgotten,
-        PayloadMoved: _on_payload_moved,
-        OutcomeMoved: _on_outcome_moved,
-        TokensRaised: _on_tokens_raised,
-    }
+    if job.state is State.CANCELLED:
+        return WrongState(job.job_id, job.state.name)
+    if job.state in _GIVEN_BACK:
+        # What stands at ``outcome_at`` is of the attempt before the one that was released.
+        return LeaseLost(job.job_id)
+    outcome_at = job.outcome_at if job.outcome_at > EMPTY_AT else 0
+    match command:
+        case Ack() if job.outcome is Outcome.RESULT:
+            return SettledBefore(job.job_id, outcome_at, command.result or b"")
+        case Fail() if job.outcome is Outcome.ERROR:
+            return SettledBefore(job.job_id, outcome_at, command.error)
+        case _:
+            return LeaseLost(job.job_id)
 
 
 def _round_up(deadline_ms: int) -> int:

@@ -42,5 +42,6 @@ class Timers:
     def shrink(self, live: int, matters: Callable[[Timer], bool]) -> None:
         """Drop dead timers when ``live`` is less than half of all."""
         if len(self._heap) > max(_REBUILD_MIN, 2 * live):
-            self._heap = [timer for timer in self._heap if matters(timer)]
+            # Once each: a lease that is extended again and again to the same end has many.
+            self._heap = list({timer for timer in self._heap if matters(timer)})
             heapify(self._heap)

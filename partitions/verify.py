@@ -23,6 +23,8 @@ from partitions.disk import Disk
 from partitions.errors import BlobUnreadableError, CorruptLogError
 from partitions.files import Files, list_files, replay_record, torn_bytes
 from partitions.job import EMPTY_AT, Job
+from partitions.jobs import StateHead
+from partitions.kinds import KindKey
 from partitions.log import Identity, segment_name
 from partitions.made import refuse_lost
 from partitions.positions import offset_of, segment_of
@@ -35,7 +37,7 @@ from partitions.snapshot import (
     load_snapshot,
     snapshot_name,
 )
-from partitions.state import PartitionState, StateHead
+from partitions.state import PartitionState
 from partitions.texts import Texts
 from partitions.walk import walk
 
@@ -166,11 +168,11 @@ class _Look:
         base = self._base(files.segments)
         if base is not None:
             path = self._directory / snapshot_name(base.lsn)
-            loading = load_snapshot(self._disk, path, self._state)
+            loading = load_snapshot(self._disk, path, self._state.jobs)
             yield from _share(loading, len(files.snapshots), parts)
         replaying = self._replay(files.segments, base, newest)
         yield from _share(replaying, len(files.snapshots) + 1, parts)
-        refuse_missing_texts(self._directory, self._state.live, files.segments)
+        refuse_missing_texts(self._directory, self._state.jobs.live, files.segments)
         if deep:
             yield from _share(self._read_texts(), parts - 1, parts)
 
@@ -191,10 +193,12 @@ class _Look:
         self._report.snapshots += 1
         head: SnapshotHead | None = None
         jobs = digest = 0
+        kinds: dict[int, KindKey] = {}
         try:
-            for head, some in frames(self._disk, path):
-                jobs += len(some)
-                digest += sum(map(_hashed, some))
+            for head, piece in frames(self._disk, path):
+                kinds.update((each.index, each.key) for each in piece.kinds)
+                jobs += len(piece.jobs)
+                digest += sum([_hashed(job, kinds[job.kind]) for job in piece.jobs])
                 yield jobs / max(head.state.jobs, 1)
             assert head is not None, "a snapshot without a head is bad"
             if jobs != head.state.jobs:
@@ -244,20 +248,21 @@ class _Look:
         if seen is None:
             return
         self._report.snapshots_compared += 1
-        head, digest = self._state.begin_snapshot(), 0
-        while jobs := self._state.next_for_snapshot(_JOBS_PER_STEP):
-            digest += sum(map(_hashed, jobs))
+        jobs = self._state.jobs
+        head = jobs.begin_snapshot()
+        jobs.abandon_snapshot()
+        digest = sum(_hashed(job, jobs.kind(job).key) for job in jobs.order)
         if digest != seen.digest or head != seen.head.state:
             what = f"it does not hold what the log says: {_difference(seen.head.state, head)}"
             self._note(self._directory / snapshot_name(lsn), 0, what, _COMPARED)
 
     def _read_texts(self) -> Iterator[float]:
-        positions: list[int] = []
-        self._state.begin_snapshot()
-        while jobs := self._state.next_for_snapshot(_JOBS_PER_STEP):
-            positions += [
-                at for job in jobs for at in (job.payload_at, job.outcome_at) if at > EMPTY_AT
-            ]
+        positions = [
+            at
+            for job in self._state.jobs.order
+            for at in (job.payload_at, job.outcome_at)
+            if at > EMPTY_AT
+        ]
         positions.sort(key=lambda at: (segment_of(at), offset_of(at)))
         self._report.texts = 0
         with Texts(self._disk, self._directory) as texts:
@@ -273,12 +278,10 @@ class _Look:
 
     def _count_jobs(self) -> None:
         report = self._report
-        states: Counter[str] = Counter()
-        report.jobs = self._state.begin_snapshot().jobs
-        while jobs := self._state.next_for_snapshot(_JOBS_PER_STEP):
-            states.update(job.state.name for job in jobs)
+        states = Counter(job.state.name for job in self._state.jobs.order)
+        report.jobs = len(self._state)
         report.states = dict(sorted(states.items()))
-        report.live_bytes = self._state.live.total_bytes
+        report.live_bytes = self._state.jobs.live.total_bytes
 
     def _size_of(self, files: Files) -> int:
         names = [segment_name(number) for number in files.segments]
@@ -300,9 +303,10 @@ def _share(steps: Iterator[float], index: int, parts: int) -> Iterator[float]:
     return ((index + step) / parts for step in steps)
 
 
-def _hashed(job: Job) -> int:
-    """Sums of these do not depend on the order of the jobs."""
-    return int.from_bytes(blake2b(_encode(job), digest_size=16).digest(), "little")
+def _hashed(job: Job, kind: KindKey) -> int:
+    """Sums of these do not depend on the order of the jobs, nor on how kinds are numbered."""
+    body = _encode((kind, msgspec.structs.replace(job, kind=0)))
+    return int.from_bytes(blake2b(body, digest_size=16).digest(), "little")
 
 
 def _difference(snapshot: StateHead, log: StateHead) -> str:

@@ -51,6 +51,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     retention_ms: int = 86_400_000
     dead_retention_ms: int = 604_800_000
     payload_bytes_max: int = 1 << 20
+    jobs_max: int | None = None
+    """None: as many as there is room for."""
+    disk_free_min_bytes: int = 64 << 20
     auth_cache_ttl_ms: int = 5_000
     auth_grace_ms: int = 300_000
     seed_dev_keys: SeedDevKeys = "auto"
@@ -83,6 +86,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             retry_backoff_max_ms=self.retry_backoff_max_ms,
             retention_ms=self.retention_ms,
             dead_retention_ms=self.dead_retention_ms,
+            lease_duration_ms=self.lease_duration_ms,
+            jobs_max=None if self.jobs_max is None else -(-self.jobs_max // partitions),
+            disk_free_min_bytes=self.disk_free_min_bytes,
             log_format=log_format,
             log_level=self.log_level,
         )
@@ -107,8 +113,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             key_pepper=self.key_pepper,
             auth_cache_ttl_ms=self.auth_cache_ttl_ms,
             auth_grace_ms=self.auth_grace_ms,
-            lease_duration_ms=self.lease_duration_ms,
             default_max_retries=self.default_max_retries,
+            retry_backoff_ms=self.retry_backoff_ms,
+            retry_backoff_max_ms=self.retry_backoff_max_ms,
             payload_bytes_max=self.payload_bytes_max,
             tls_cert=self.tls_cert,
             tls_key=self.tls_key,
@@ -223,6 +230,19 @@ VARIABLES: Final = (
         "payload_bytes_max",
         Size(1, limits.TEXT_BYTES_MAX),
         "longest payload or result: 413 beyond it",
+    ),
+    Variable(
+        "MAX_JOBS",
+        "jobs_max",
+        Count(1, 1 << 40),
+        "unfinished jobs of the node, shared evenly by its partitions: 429 beyond it",
+        unset="none",
+    ),
+    Variable(
+        "DISK_FREE_MIN",
+        "disk_free_min_bytes",
+        Size(0, _MEMORY_MAX),
+        "free space of the file system of `WAL_DIR` below which submits are refused: 507",
     ),
     Variable(
         "AUTH_CACHE_TTL",
@@ -348,10 +368,6 @@ VARIABLES: Final = (
 )
 
 
-_NOT_YET: Final = {"MAX_JOBS": "the number of jobs is bounded by the disk alone"}
-"""Variables that were announced, and how things stand without them."""
-
-
 def read(environment: Mapping[str, str]) -> Config:
     """The configuration that ``environment`` asks for.
 
@@ -367,15 +383,6 @@ def read(environment: Mapping[str, str]) -> Config:
     config = msgspec.convert(top | {"limits": door}, Config)
     _check_pairs(config)
     return config
-
-
-def without_effect(environment: Mapping[str, str]) -> list[str]:
-    """What is set and does nothing yet, a sentence each."""
-    return [
-        f"{name} has no effect in this version: {why}"
-        for name, why in _NOT_YET.items()
-        if environment.get(name, "").strip()
-    ]
 
 
 def is_loopback(host: str) -> bool:

@@ -165,6 +165,28 @@ def hold(wal_dir: str) -> Iterator[DataDirectory]:
         os.close(lock)
 
 
+@contextmanager
+def hold_unchanged(path: Path) -> Iterator[None]:
+    """Keep nodes off a data directory that is only looked at; writes nothing, not even to ``lock``.
+
+    Raises:
+        DirectoryError: a node holds it, or it is a backup.
+    """
+    refuse_backup(path)
+    try:
+        lock = os.open(path / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield  # No node has run here since a restore; who starts now waits for our partitions.
+        return
+    except OSError as error:
+        raise _unusable(path, error) from error
+    try:
+        _take(lock, path)
+        yield
+    finally:
+        os.close(lock)
+
+
 def running_node(path: Path) -> int | None:
     """The process of the node that runs on ``path``, as far as can be told without its lock."""
     try:

@@ -1,14 +1,15 @@
 """``queue-node dump``: the records of the log, one JSON object a line, oldest first.
 
 It only reads, and takes no lock. One segment is in memory at a time. Events have the names and
-fields of ``partitions.events``; a position is ``{"segment", "offset"}``, the same as in verify's
-and repair's reports.
+fields of ``partitions.events``, and what a submit said of its job (queue, priority, tags, group
+...) has the names that it has in HTTP; a position is ``{"segment", "offset"}``, the same as in
+verify's and repair's reports.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -19,9 +20,10 @@ from partitions.disk import RealDisk
 from partitions.errors import CorruptLogError
 from partitions.events import Event
 from partitions.files import LoadedSegment, events_of, list_files, torn_bytes
-from partitions.job import EMPTY_AT
+from partitions.job import EMPTY_AT, Own
 from partitions.log import identity_of, segment_name
 from partitions.made import refuse_lost
+from partitions.options import decode_options
 from partitions.positions import offset_of, segment_of
 from partitions.record import (
     BLOB_HEADER_BYTES,
@@ -54,6 +56,9 @@ _TEXTS: Final = {
     "outcome_at": "outcome",
 }
 """What stands at the positions that events name."""
+
+_LEFT_OUT: Final = ("own", "progress", "worker", "lease_ms", "run_at_ms")
+"""Fields that most events do not use."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -150,17 +155,71 @@ def _event(event: Event, segment: LoadedSegment, texts: bool) -> dict[str, Any]:
     shown: dict[str, Any] = {"event": type(event).__name__}
     for name in event.__struct_fields__:
         value = getattr(event, name)
-        if name == "job_id":
-            shown[name] = format_job_id(value)
-        elif name in _TEXTS:
+        if name in _LEFT_OUT and not value:
+            continue
+        if name in _TEXTS:
             shown[name] = _position(value)
             if texts and value > EMPTY_AT:
                 shown[_TEXTS[name]] = _text(value, segment)
+        elif name in _SHOWN:
+            shown |= _SHOWN[name](value)
         elif name.endswith("_ms") and value:
             shown[name.removesuffix("_ms")] = _time(value)
         else:
             shown[name] = value
     return shown
+
+
+def _options(encoded: bytes) -> dict[str, Any]:
+    try:
+        options = decode_options(encoded)
+    except msgspec.MsgspecError:
+        return {"options": encoded.hex()}
+    shown: dict[str, Any] = {"queue": options.queue, "priority": options.priority}
+    if options.lease_ms is not None:
+        shown["lease_duration"] = _duration(options.lease_ms)
+    if options.retention_ms is not None:
+        shown["retention"] = _duration(options.retention_ms)
+    if (backoff := options.backoff) is not None:
+        shown["backoff"] = {
+            "initial": _duration(backoff.initial_ms),
+            "factor": backoff.factor,
+            "max": _duration(backoff.max_ms),
+            "jitter": backoff.jitter,
+        }
+    if options.tags:
+        shown["tags"] = dict(options.tags)
+    return shown
+
+
+def _own(own: Own) -> dict[str, Any]:
+    shown = {"group": own.group, "digest": own.digest.hex()}
+    if own.expires_at_ms:
+        shown["expires_at"] = _time(own.expires_at_ms)
+    return {name: value for name, value in shown.items() if value}
+
+
+def _progress(text: bytes) -> dict[str, Any]:
+    """What a worker said, as the value that it is."""
+    try:
+        return {"progress": msgspec.json.decode(text)}
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {"progress": text.decode(errors="replace")}
+
+
+def _duration(ms: int) -> str:
+    """As the contract writes durations: ``1.5s``."""
+    return f"{ms / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+
+
+_SHOWN: Final[dict[str, Callable[[Any], dict[str, Any]]]] = {
+    "job_id": lambda job_id: {"job_id": format_job_id(job_id)},
+    "options": _options,
+    "own": _own,
+    "progress": _progress,
+    "lease_ms": lambda ms: {"lease_duration": _duration(ms)},
+}
+"""How fields are shown that are neither times nor plain values."""
 
 
 def _position(position: int) -> dict[str, int] | None:

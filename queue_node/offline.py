@@ -27,13 +27,15 @@ class ToolUsageError(NodeError):
     exit_code = ExitCode.USAGE
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """What all three understand."""
+def add_common_arguments(parser: argparse.ArgumentParser, *, dry_run_skips: str) -> None:
+    """What all three understand; ``dry_run_skips`` is what a dry run does not find out."""
     parser.add_argument(
         "--directory", metavar="WAL_DIR", help="the node's data directory (default: WAL_DIR)"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be done, and change nothing"
+        "--dry-run",
+        action="store_true",
+        help=f"say what would be done, and change nothing; {dry_run_skips}",
     )
     parser.add_argument("--json", action="store_true", help="the summary as JSON, and no bars")
 

@@ -90,7 +90,8 @@ def print_summary(report: msgspec.Struct, rows: list[tuple[str, str]], *, as_jso
     if as_json:
         print_json(report)
         return
-    table = Table(show_header=False)
+    # Without a frame, so that a digest of 64 characters fits into a line of 80.
+    table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for row in rows:

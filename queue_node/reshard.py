@@ -20,7 +20,7 @@ from partitions.regroup import Source, loading, regrouping
 from queue_node import reshard_switch
 from queue_node.census import Count, count_jobs, count_of, rows_of
 from queue_node.config import PARTITIONS_MAX
-from queue_node.directory import hold
+from queue_node.directory import hold, hold_unchanged
 from queue_node.errors import DirectoryError, NodeError
 from queue_node.node_file import partition_name, refuse_backup
 from queue_node.offline import (
@@ -38,6 +38,10 @@ from queue_node.progress import Stages, print_summary, size, stages
 _JOB_BYTES: Final = 150
 """What a waiting job takes beside its texts: 45 in each of two snapshots and 30 in its event,
 measured, and room for a result's event."""
+_FINISHED: Final = {
+    False: "were finished",
+    True: "would be finished first; what follows them was not looked at",
+}
 _disk: Final = RealDisk()
 
 
@@ -53,6 +57,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     new_bytes: int | None = None
     free_bytes: int
     """Before it."""
+    needed_bytes: int | None = None
+    """Room that the new data takes at most; None: there is nothing to do, or nobody has looked."""
+    finished: bool = False
+    """A reshard that was cut short after its decision was finished (or would be) first."""
     count: Count | None = None
     """None: a dry run, or nothing to do."""
 
@@ -67,7 +75,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = exit_codes("not done, the data is as it was")
     parser.add_argument("--partitions", type=_count, required=True, metavar="M", help="how many")
-    add_common_arguments(parser)
+    add_common_arguments(
+        parser,
+        dry_run_skips="it reads the whole log, as a start does, but not the texts: one that is"
+        " damaged, which a reshard refuses, is found by `queue-node verify --deep`",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -79,15 +91,14 @@ def run(arguments: argparse.Namespace) -> int:
     settings = begin()
     wal_dir = data_directory(arguments.directory, settings)
     report = plan(wal_dir, arguments.partitions)
-    if not arguments.dry_run:
-        with stages(quiet=arguments.json) as bars:
-            report = reshard(report, bars)
+    with stages(quiet=arguments.json) as bars:
+        report = (rehearse if arguments.dry_run else reshard)(report, bars)
     print_summary(report, _rows(report), as_json=arguments.json)
     return 0
 
 
 def plan(wal_dir: Path, partitions: int) -> Report:
-    """What ``reshard`` would do; nothing is changed.
+    """What ``reshard`` is to do.
 
     Raises:
         NodeError: there is no node, or it is a backup.
@@ -106,6 +117,29 @@ def plan(wal_dir: Path, partitions: int) -> Report:
     )
 
 
+def rehearse(planned: Report, bars: Stages) -> Report:
+    """Do what ``reshard`` does before it changes anything.
+
+    Raises:
+        NodeError: it would be refused, and why.
+    """
+    wal_dir = Path(planned.directory)
+    with hold_unchanged(wal_dir), plain_faults():
+        node = node_of(wal_dir)
+        locks = _lock(wal_dir, node.partitions)
+        if node.moving or node.partitions == planned.partitions:
+            return msgspec.structs.replace(planned, finished=node.moving)
+        sources = _load(wal_dir, node.partitions, bars)
+        for source in sources:
+            source.log.close()
+        needed_bytes = _needed_bytes(sources)
+        # What a reshard that was cut short left goes first.
+        left = sum(each.stat().st_size for each in reshard_switch.folder(wal_dir).rglob("*.s*"))
+        check_room(wal_dir, needed_bytes - left)
+        del locks
+    return msgspec.structs.replace(planned, needed_bytes=needed_bytes)
+
+
 def reshard(planned: Report, bars: Stages) -> Report:
     """Reshard; a second time does nothing.
 
@@ -117,13 +151,18 @@ def reshard(planned: Report, bars: Stages) -> Report:
         node = node_of(wal_dir)
         if node.moving or reshard_switch.has_leftovers(wal_dir):
             reshard_switch.finish(wal_dir)
-        if node.partitions == partitions:
-            return msgspec.structs.replace(planned, dry_run=False, partitions_before=partitions)
+        planned = msgspec.structs.replace(
+            planned, dry_run=False, partitions_before=node.partitions, finished=node.moving
+        )
         # A partition whose supervisor was killed may still be about to end.
         locks = _lock(wal_dir, node.partitions)
+        if node.partitions == partitions:
+            if not node.moving:
+                return planned
+            count, _ = count_jobs(wal_dir, partitions, bars, "checking")
+            return msgspec.structs.replace(planned, count=count)
         sources = _load(wal_dir, node.partitions, bars)
-        live = sum(sum(each.head.live_bytes.values()) for each in sources)
-        check_room(wal_dir, live + _JOB_BYTES * sum(each.head.jobs for each in sources))
+        check_room(wal_dir, needed_bytes := _needed_bytes(sources))
         old = _build(wal_dir, sources, partitions, bars)
         sources.clear()  # A million jobs in memory once, not twice.
         new, _ = count_jobs(reshard_switch.building(wal_dir), partitions, bars, "checking")
@@ -137,11 +176,7 @@ def reshard(planned: Report, bars: Stages) -> Report:
         reshard_switch.finish(wal_dir)
         del locks
     return msgspec.structs.replace(
-        planned,
-        dry_run=False,
-        partitions_before=node.partitions,
-        new_bytes=new_bytes,
-        count=new,
+        planned, needed_bytes=needed_bytes, new_bytes=new_bytes, count=new
     )
 
 
@@ -165,6 +200,11 @@ def _load(wal_dir: Path, partitions: int, bars: Stages) -> list[Source]:
             )
             sources.append(stage.follow(steps, number))
     return sources
+
+
+def _needed_bytes(sources: list[Source]) -> int:
+    live = sum(sum(each.head.live_bytes.values()) for each in sources)
+    return live + _JOB_BYTES * sum(each.head.jobs for each in sources)
 
 
 def _build(wal_dir: Path, sources: list[Source], partitions: int, bars: Stages) -> Count:
@@ -195,11 +235,17 @@ def _rows(report: Report) -> list[tuple[str, str]]:
         ("partitions", f"{report.partitions_before} -> {report.partitions}"),
         ("size before", f"{size(report.old_bytes)} ({size(report.free_bytes)} were free)"),
     ]
+    if report.finished:
+        rows.append(
+            ("renames", "those of a reshard that was cut short " + _FINISHED[report.dry_run])
+        )
+    if report.dry_run and report.needed_bytes is not None:
+        rows.append(("size needed", f"{size(report.needed_bytes)} at most"))
     if report.new_bytes is not None:
         rows.append(("size now", size(report.new_bytes)))
     if report.count is not None:
         rows += rows_of(report.count)
-    elif not report.dry_run:
+    elif report.partitions == report.partitions_before and not report.finished:
         rows.append(("jobs", "not touched: it has so many partitions already"))
     return rows
 

@@ -55,11 +55,11 @@ def run(_arguments: argparse.Namespace) -> int:
     Raises:
         NodeError: the node can't start, or its key store can't be used.
     """
-    return serve(config.read(os.environ), Commands(), config.without_effect(os.environ))
+    return serve(config.read(os.environ), Commands())
 
 
-def serve(settings: Config, commands: Commands, warnings: Sequence[str] = ()) -> ExitCode:
-    """The same with a configuration, the children's command lines and what to warn of.
+def serve(settings: Config, commands: Commands) -> ExitCode:
+    """The same with a configuration and the children's command lines.
 
     Raises:
         NodeError: see ``run``.
@@ -67,8 +67,6 @@ def serve(settings: Config, commands: Commands, warnings: Sequence[str] = ()) ->
     log_format = settings.log_format or ("text" if sys.stderr.isatty() else "json")
     logs.configure(log_format, settings.log_level, "supervisor")
     setproctitle("queue-node: supervisor")
-    for warning in warnings:
-        _logger.warning("%s", warning)
     # Files of the node and of its children are the owner's alone (SECURITY: 0600, 0700).
     os.umask(0o077)
     _check_tls(settings)

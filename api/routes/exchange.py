@@ -1,16 +1,20 @@
 """What the route modules share: who asks, the body coming in, the answer going out."""
 
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 import msgspec
 from quart import Response, request
 
+from api import schemas
 from api.answer import Answer
 from api.caller import Caller
+from api.calls import driven
 from api.problems import INVALID_JSON, Problem, to_answer
 from api.services import Services
 
 TWO_AUTHORIZATIONS = Problem(400, "more than one Authorization header")
+TWO_IDEMPOTENCY_KEYS = Problem(400, "more than one Idempotency-Key header")
 
 _T = TypeVar("_T")
 
@@ -34,6 +38,42 @@ async def read_json(decoder: "msgspec.json.Decoder[_T]") -> _T | Problem:
         return Problem(400, f"invalid JSON: {error}")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return INVALID_JSON
+
+
+class _Request:
+    """A Quart request as ``endpoints`` wants it."""
+
+    __slots__ = ("authorization", "body", "idempotency_key")
+
+    def __init__(self, authorization: str | None, body: bytes, idempotency_key: str | None) -> None:
+        self.authorization: Final = authorization
+        self.body: Final = body
+        self.idempotency_key: Final = idempotency_key
+
+    def gone(self) -> bool:
+        """Whoever serves the app cancels a request whose client has gone."""
+        return False
+
+
+async def answered(
+    endpoint: Callable[..., Coroutine[Any, Any, Answer]], *arguments: object
+) -> Response:
+    """What one of the ``endpoints`` answers to this request."""
+    authorizations = request.headers.getlist("Authorization")
+    if len(authorizations) > 1:
+        return refuse(TWO_AUTHORIZATIONS)
+    keys = request.headers.getlist("Idempotency-Key")
+    if len(keys) > 1:
+        return refuse(TWO_IDEMPOTENCY_KEYS)
+    body = await request.get_data(cache=False, as_text=False)
+    assert isinstance(body, bytes), "asked for bytes"
+    taken = _Request(authorizations[0] if authorizations else None, body, keys[0] if keys else None)
+    return respond(await driven(endpoint(*arguments, taken)))
+
+
+def query_pairs() -> list[tuple[str, str]]:
+    """The query of this request, in order."""
+    return schemas.query_pairs(request.query_string.decode("latin-1"))
 
 
 def respond(answer: Answer) -> Response:

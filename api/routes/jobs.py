@@ -3,26 +3,11 @@
 The lane's routes over the same ``endpoints``: a request has the same answer on both ways.
 """
 
-from typing import Final
-
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from api.answer import Answer
-from api.calls import driven
-from api.problems import to_answer
-from api.routes.exchange import TWO_AUTHORIZATIONS, respond
+from api.routes.exchange import answered, query_pairs
 from api.services import Services
-
-
-class _Request:
-    """A Quart request as ``endpoints`` wants it."""
-
-    __slots__ = ("authorization", "body")
-
-    def __init__(self, authorization: str | None, body: bytes) -> None:
-        self.authorization: Final = authorization
-        self.body: Final = body
 
 
 def register(app: QuartTrio, services: Services) -> None:
@@ -31,36 +16,52 @@ def register(app: QuartTrio, services: Services) -> None:
 
     @app.post("/jobs")
     async def submit() -> Response:
-        taken = await _taken()
-        return respond(
-            taken if isinstance(taken, Answer) else await driven(endpoints.submit(taken))
-        )
+        return await answered(endpoints.submit)
+
+    @app.get("/jobs")
+    async def page() -> Response:
+        return await answered(endpoints.page, query_pairs())
+
+    @app.post("/jobs/batch")
+    async def submit_many() -> Response:
+        return await answered(endpoints.submit_many)
 
     @app.post("/jobs/lease")
     async def lease() -> Response:
-        taken = await _taken()
-        return respond(taken if isinstance(taken, Answer) else await driven(endpoints.lease(taken)))
+        return await answered(endpoints.lease)
+
+    @app.post("/jobs/ack")
+    async def ack_many() -> Response:
+        return await answered(endpoints.ack_many)
+
+    @app.post("/jobs/extend")
+    async def extend_many() -> Response:
+        return await answered(endpoints.extend_many)
 
     @app.post("/jobs/<job_id>/ack")
     async def ack(job_id: str) -> Response:
-        taken = await _taken()
-        return respond(
-            taken if isinstance(taken, Answer) else await driven(endpoints.ack(job_id, taken))
-        )
+        return await answered(endpoints.ack, job_id)
+
+    @app.post("/jobs/<job_id>/extend")
+    async def extend(job_id: str) -> Response:
+        return await answered(endpoints.extend, job_id)
+
+    @app.post("/jobs/<job_id>/release")
+    async def release(job_id: str) -> Response:
+        return await answered(endpoints.release, job_id)
+
+    @app.post("/jobs/<job_id>/cancel")
+    async def cancel(job_id: str) -> Response:
+        return await answered(endpoints.change, job_id, "cancel")
+
+    @app.post("/jobs/<job_id>/retry")
+    async def retry(job_id: str) -> Response:
+        return await answered(endpoints.change, job_id, "retry")
 
     @app.get("/jobs/<job_id>")
     async def get(job_id: str) -> Response:
-        taken = await _taken()
-        return respond(
-            taken if isinstance(taken, Answer) else await driven(endpoints.get(job_id, taken))
-        )
+        return await answered(endpoints.get, job_id, request.query_string.decode("latin-1"))
 
-
-async def _taken() -> _Request | Answer:
-    """The request with its whole body, or the answer to one that cannot be taken."""
-    headers = request.headers.getlist("Authorization")
-    if len(headers) > 1:
-        return to_answer(TWO_AUTHORIZATIONS)
-    body = await request.get_data(cache=False, as_text=False)
-    assert isinstance(body, bytes), "asked for bytes"
-    return _Request(headers[0] if headers else None, body)
+    @app.delete("/jobs/<job_id>")
+    async def forget(job_id: str) -> Response:
+        return await answered(endpoints.forget, job_id)

@@ -9,17 +9,11 @@ from quart_trio import QuartTrio
 from api.answer import TEXT, Answer
 from api.routes.exchange import respond
 from api.services import Services
+from api.views import Readiness
 
 SERVING: Final = "serving"
 
 _encode: Final = msgspec.json.Encoder().encode
-
-
-class Readiness(msgspec.Struct, frozen=True):
-    """The body of ``/ready``, with 200 and with 503."""
-
-    partitions: dict[str, str]
-    keystore: str
 
 
 def register(app: QuartTrio, services: Services) -> None:

@@ -49,10 +49,9 @@ def _rate(log: Log, batch: int, seconds: float) -> float:
     started = time.perf_counter()
     while (elapsed := time.perf_counter() - started) < seconds or not commits:
         assert log.reserve(size, keep_bytes=RESERVE_BYTES), "the disk is full"
-        events: list[Event] = []
-        for job_id in ids:
-            events.append(JobEnqueued(job_id, log.next_blob_at(len(payload)), 3, _NOW_MS, "owner"))
-            log.stage(payload)
+        events: list[Event] = [
+            JobEnqueued(job_id, log.put(payload), 3, _NOW_MS, "owner") for job_id in ids
+        ]
         log.commit(events, _NOW_MS)
         log.make_room(_NOW_MS)
         commits += 1

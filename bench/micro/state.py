@@ -9,11 +9,15 @@ from collections.abc import Iterable
 from typing import Final
 
 from bench.micro.figure import Figure, seconds_of
+from partitions.answers import LeaseGranted
 from partitions.messages import Ack, Enqueue, Lease
 from partitions.slots import make_job_id
-from partitions.state import LeaseGranted, PartitionState
+from partitions.state import PartitionState
 
 WAITING: Final = (1_000, 1_000_000)
+SUBMITS_PER_S: Final = 250_000
+PAIRS_PER_S: Final = 150_000
+"""To reach on one core, at every depth."""
 _CHUNK: Final = 20_000
 _TURNS: Final = 5
 _NOW_MS: Final = 1_700_000_000_000
@@ -33,8 +37,7 @@ def _at(depth: int, chunk: int) -> list[Figure]:
     commands = _Commands()
     memory_before = _resident_bytes()
     state = PartitionState()
-    for command in commands.enqueues(depth):
-        state.apply(command, _NOW_MS, _TEXT_AT)
+    _submit(state, commands.enqueues(depth))
     memory = _resident_bytes() - memory_before
     submit_s, pair_s = [], []
     for _ in range(_TURNS):
@@ -44,22 +47,34 @@ def _at(depth: int, chunk: int) -> list[Figure]:
         assert state.ready == depth, "every turn leaves as many waiting as it found"
     where = f"{depth:,} waiting"
     return [
-        Figure(f"submit, {where}", chunk / min(submit_s), f"{memory / depth:,.0f} B/waiting job"),
-        Figure(f"lease + ack, {where}", chunk / min(pair_s)),
+        Figure(
+            f"submit, {where}",
+            chunk / min(submit_s),
+            f"{_wanted(SUBMITS_PER_S)}; {memory / depth:,.0f} B/waiting job",
+        ),
+        Figure(f"lease + ack, {where}", chunk / min(pair_s), _wanted(PAIRS_PER_S)),
     ]
+
+
+def _wanted(per_second: int) -> str:
+    return f"wanted: {per_second:,} a second"
+
+
+def _put(_text: bytes) -> int:
+    return _TEXT_AT
 
 
 def _submit(state: PartitionState, commands: list[Enqueue]) -> None:
     for command in commands:
-        state.apply(command, _NOW_MS, _TEXT_AT)
+        state.apply(command, _NOW_MS, _put)
 
 
 def _lease_and_ack(state: PartitionState, count: int) -> None:
     lease = Lease(30_000)
     for _ in range(count):
-        granted = state.apply(lease, _NOW_MS).reply
+        granted = state.apply(lease, _NOW_MS, _put).reply
         assert isinstance(granted, LeaseGranted)
-        state.apply(Ack(granted.job_id, granted.lease_token, None), _NOW_MS)
+        state.apply(Ack(granted.job_id, granted.lease_token, None), _NOW_MS, _put)
 
 
 class _Commands:

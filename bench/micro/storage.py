@@ -22,6 +22,7 @@ import msgspec
 
 from bench.errors import BenchError
 from bench.micro.figure import Figure
+from partitions.answers import LeaseGranted
 from partitions.checkpoint import Checkpoints
 from partitions.disk import RealDisk
 from partitions.limits import RESERVE_BYTES, SEGMENT_BYTES
@@ -29,7 +30,7 @@ from partitions.log import EVENT_BYTES_MAX, Identity, Log
 from partitions.messages import Ack, Command, Enqueue, Lease
 from partitions.recovery import recover
 from partitions.slots import SLOTS, make_job_id
-from partitions.state import LeaseGranted, PartitionState
+from partitions.state import PartitionState
 
 if TYPE_CHECKING:
     from partitions.events import Event
@@ -114,7 +115,7 @@ def _run(phase: str, directory: Path, jobs: int) -> Phase:
             disk,
             directory,
             _IDENTITY,
-            state,
+            state.jobs,
             found.log,
             record_bytes=found.record_bytes,
             growth_bytes_min=0,
@@ -127,7 +128,7 @@ def _run(phase: str, directory: Path, jobs: int) -> Phase:
         snapshot_bytes = sum(path.stat().st_size for path in directory.glob("*.snap"))
     elif phase == "drain":
         checkpoints = Checkpoints(
-            disk, directory, _IDENTITY, state, found.log, record_bytes=found.record_bytes
+            disk, directory, _IDENTITY, state.jobs, found.log, record_bytes=found.record_bytes
         )
         excess_segments = _drain(state, found.log, checkpoints, directory)
         longest_step_ms = checkpoints.longest_step_ms
@@ -147,8 +148,7 @@ def _fill(state: PartitionState, log: Log, jobs: int) -> None:
         for _ in range(min(_BATCH, jobs - first)):
             job_id = make_job_id(now_ms, draw.getrandbits(58), draw.randrange(SLOTS))
             command = Enqueue(job_id, payload, 3, "owner")
-            events += state.apply(command, now_ms, log.next_blob_at(len(payload))).events
-            log.stage(payload)
+            events += state.apply(command, now_ms, log.put).events
         assert log.reserve(size, keep_bytes=RESERVE_BYTES), "the disk is full"
         log.commit(events, now_ms)
         log.make_room(now_ms)
@@ -169,7 +169,7 @@ def _drain(state: PartitionState, log: Log, checkpoints: Checkpoints, directory:
         _commit(state, log, checkpoints, acks, [])
         if first % (100 * _BATCH) == 0:
             used = sum(path.stat().st_size for path in directory.glob("*.seg"))
-            most_bytes = max(most_bytes, used - 1.5 * state.live.total_bytes)
+            most_bytes = max(most_bytes, used - 1.5 * state.jobs.live.total_bytes)
     return most_bytes / SEGMENT_BYTES
 
 
@@ -182,7 +182,7 @@ def _commit(
 ) -> None:
     """One batch, and what an actor does after it."""
     now_ms = _NOW_MS + time.monotonic_ns() // 1_000_000
-    applied = [state.apply(command, now_ms) for command in commands]
+    applied = [state.apply(command, now_ms, log.put) for command in commands]
     events: list[Event] = []
     for each in applied:
         events += each.events

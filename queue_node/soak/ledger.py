@@ -277,7 +277,10 @@ class Ledger:
         return [job_id for job_id, job in self._jobs.items() if job.ended_ms is not None]
 
     def close(self, unseen_leases_max: int) -> None:
-        """Judge all that is left; every job must have been read, and all work be over."""
+        """Judge all that is left; every job must have been read, and all work be over.
+
+        A job that nobody has read since its ack counts as lost.
+        """
         for job in list(self._jobs.values()):
             self._judge(job)
         if self.counts.unseen_leases > unseen_leases_max:

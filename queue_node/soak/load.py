@@ -11,12 +11,14 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from partitions.clock import wall_ms
+from queue_node.errors import NodeError
 from queue_node.soak.history import Lease, View
 from queue_node.soak.ledger import Ledger
 
@@ -119,7 +121,7 @@ class Load:
         self._ledger = ledger
         self._crew = crew
         self._lock = threading.Lock()
-        self._submitting = threading.Event()
+        self._submitted = threading.Event()
         self._going = threading.Event()
         self._at_ease = False
         self._extra = 0
@@ -131,14 +133,19 @@ class Load:
             ("worker", self._work, crew.workers),
             ("reader", self._read, crew.readers),
         )
-        self._threads = [
-            threading.Thread(target=self._guard, args=(role, name, number), name=f"{name}{number}")
+        threads = {
+            name: [
+                threading.Thread(
+                    target=self._guard, args=(role, name, number), name=f"{name}{number}"
+                )
+                for number in range(count)
+            ]
             for name, role, count in roles
-            for number in range(count)
-        ]
+        }
+        self._submitters = threads["submitter"]
+        self._threads = [thread for each in threads.values() for thread in each]
 
     def __enter__(self) -> Self:
-        self._submitting.set()
         self._going.set()
         for thread in self._threads:
             thread.start()
@@ -150,15 +157,20 @@ class Load:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._submitting.clear()
+        self._submitted.set()
         self._going.clear()
         for thread in self._threads:
             thread.join()
 
     def stop_submitting(self) -> None:
-        """From now on the workers only finish what is there, and abandon nothing."""
-        self._submitting.clear()
+        """Return when no submit is under way any more; from then on none follows.
+
+        The workers only finish what is there from now on, and abandon nothing.
+        """
+        self._submitted.set()
         self._at_ease = True
+        for thread in self._submitters:
+            thread.join()
 
     def submit_now(self) -> None:
         """Try to submit one job from this thread, however many have not ended."""
@@ -185,9 +197,10 @@ class Load:
         interval_s = self._crew.submitters / self._crew.rate
         next_s = time.monotonic()
         turn = 0
-        while self._submitting.is_set():
+        while True:
             next_s = max(next_s + interval_s, time.monotonic() - 1)
-            time.sleep(max(0.0, next_s - time.monotonic()))
+            if self._submitted.wait(max(0.0, next_s - time.monotonic())):
+                break
             if self._ledger.open < _OPEN_MAX:
                 turn += 1
                 self._submit_one(caller, draws, f"{number}.{turn}")
@@ -214,19 +227,22 @@ class Load:
         del number
         caller = Caller(self._target.port, self._target.worker_key)
         while self._going.is_set():
-            answer = caller.call("POST", "/jobs/lease")
-            if answer.status == 200:
-                self._work_on(caller, draws, self._note_lease(answer.body))
-                continue
-            with self._lock:
-                if answer.status in (503, None):
-                    # A partition that died with it may have given a lease: Retry-After says
-                    # that it can be asked again, not that no attempt was used up.
-                    self._ledger.counts.lost_leases += 1
-                elif answer.status not in (404, 507):
-                    self._ledger.strange("lease", f"{answer.status} {answer.body}")
-            time.sleep(_PAUSE_S)
+            self._lease_and_work(caller, draws)
         caller.close()
+
+    def _lease_and_work(self, caller: Caller, draws: random.Random) -> None:
+        answer = caller.call("POST", "/jobs/lease")
+        if answer.status == 200:
+            self._work_on(caller, draws, self._note_lease(answer.body))
+            return
+        with self._lock:
+            if answer.status in (503, None):
+                # A partition that died with it may have given a lease: Retry-After says
+                # that it can be asked again, not that no attempt was used up.
+                self._ledger.counts.lost_leases += 1
+            elif answer.status not in (404, 507):
+                self._ledger.strange("lease", f"{answer.status} {answer.body}")
+        time.sleep(_PAUSE_S)
 
     def _note_lease(self, body: Mapping[str, Any]) -> Lease:
         lease = Lease(
@@ -308,15 +324,37 @@ class Load:
             if answer.status not in (503, None):
                 self._ledger.strange(job_id, f"read: {answer.status} {answer.body}")
 
-    def read_all(self, job_ids: list[str]) -> None:
-        """Read these jobs now, each until there is an answer; the threads must have ended."""
-        caller = Caller(self._target.port, self._target.client_key)
-        for job_id in job_ids:
-            while (answer := caller.call("GET", f"/jobs/{job_id}")).status not in (200, 404):
-                time.sleep(_PAUSE_S)
-            now_ms = wall_ms()
-            self._ledger.viewed(_view(job_id, answer), now_ms, now_ms)
-        caller.close()
+    def finish(self, within_s: float) -> None:
+        """Work on what has not ended, and read it until it has; the threads must have ended.
+
+        A submit whose answer was lost becomes a job as late as a worker leases it, which may be
+        in the last moment of workers and readers.
+        """
+        give_up_at_s = time.monotonic() + within_s
+        draws = random.Random(f"finish {self._crew.seed}")
+        self._going.set()  # of the threads none is there any more to see it
+        with closing(Caller(self._target.port, self._target.worker_key)) as caller:
+            while (left := self._ledger.unfinished()) and time.monotonic() < give_up_at_s:
+                self._lease_and_work(caller, draws)
+                self.read_all(left, within_s)
+        self._going.clear()
+
+    def read_all(self, job_ids: list[str], within_s: float) -> None:
+        """Read these jobs now, each until there is an answer; the threads must have ended.
+
+        Raises:
+            NodeError: one of them could not be read in time.
+        """
+        give_up_at_s = time.monotonic() + within_s
+        with closing(Caller(self._target.port, self._target.client_key)) as caller:
+            for job_id in job_ids:
+                while (answer := caller.call("GET", f"/jobs/{job_id}")).status not in (200, 404):
+                    if time.monotonic() > give_up_at_s:
+                        what = f"{answer.status} {answer.body}"
+                        raise NodeError(f"job {job_id} cannot be read: {what}")
+                    time.sleep(_PAUSE_S)
+                now_ms = wall_ms()
+                self._ledger.viewed(_view(job_id, answer), now_ms, now_ms)
 
 
 def _text(key: str, draws: random.Random) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from partitions.limits import SEGMENT_BYTES
+from queue_node.errors import NodeError
 from queue_node.soak.chaos import Attacks, Chaos
 from queue_node.soak.growth import (
     MemoryVerdict,
@@ -30,6 +31,9 @@ PARTITIONS: Final = 2
 
 _SAMPLE_S: Final = 1.0
 _FINISH_WITHIN_S: Final = 180.0
+_LAST_FINISH_WITHIN_S: Final = 30.0
+"""For the few jobs that came to light in the last moment."""
+_READ_WITHIN_S: Final = 180.0
 _COMPLAINTS_MAX: Final = 20
 
 
@@ -74,7 +78,7 @@ class Soak:
             node.start()
             try:
                 self._under_load(node, disk, tick)
-            except SoakError as error:
+            except NodeError as error:
                 self._faults.append(str(error))
             self._stop(node)
         return self._verdict(disk)
@@ -118,7 +122,8 @@ class Soak:
             self._wait_for_the_end(node, load)
         if load.faults:
             self._raise(load.faults[0])
-        load.read_all(self._ledger.finished())
+        load.finish(_LAST_FINISH_WITHIN_S)
+        load.read_all(self._ledger.unfinished() + self._ledger.finished(), _READ_WITHIN_S)
         counts = self._ledger.counts
         # A kill or a stall can also take a lease that its front then passed over, one for each
         # worker.

@@ -5,7 +5,6 @@ begin, and each operation lets every backup under way do one step: so files are 
 replaced and retired between any two steps of a backup.
 """
 
-import random
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,8 +16,8 @@ import pytest
 from partitions.checkpoint import Checkpoints
 from partitions.copying import Copied, copying
 from partitions.disk import File, RealDisk
+from partitions.job import EMPTY_AT
 from partitions.log import Sizes, identity_of
-from partitions.messages import Ack, Command, Fail, Lease, Leased
 from queue_node import backup, restore
 from queue_node.backup_file import read_backup_file
 from queue_node.census import Count
@@ -27,10 +26,12 @@ from queue_node.errors import DirectoryError
 from queue_node.node_file import partition_name
 from queue_node.progress import stages
 from tests.property.test_reshard import EVERY_STATE, filled_node, jobs_in
-from tests.support.driver import START_MS, Ledger, enqueue
-from tests.support.hand_node import opened
+from tests.support.driver import START_MS
+from tests.support.hand_node import HandPartition, opened
+from tests.support.mixed import Mixed
 from tests.support.points import LONG, Points
 from tests.support.stopping import Stopping
+from tests.support.witness import Witness, differences, whole
 
 TINY = Sizes(segment_bytes=1024, extent_bytes=512, reserve_bytes=256)
 GROWTH_BYTES = 700
@@ -83,16 +84,10 @@ class HookedFile:
 class OneBackup:
     """A backup under way, and what clients had been told when it began."""
 
-    def __init__(self, source: Path, target: Path, ledger: Ledger, link: bool) -> None:
+    def __init__(self, source: Path, target: Path, witness: Witness, link: bool) -> None:
         self.target = target
-        self.told = Ledger()
-        self.told.stored = dict(ledger.stored)
-        self.told.leases = dict(ledger.leases)
-        self.told.acked = dict(ledger.acked)
-        self.told.failed = dict(ledger.failed)
-        self.told.settling = set(ledger.settling)
-        # What is asked for from now on may be in it.
-        self.told.asked = ledger.asked
+        self._witness = witness
+        self._committed = witness.committed
         self.copied = Copied()
         target.mkdir()
         self.steps: Iterator[int] = copying(source, target, self.copied, link=link)
@@ -102,11 +97,25 @@ class OneBackup:
         return next(self.steps, None) is not None
 
     def losses(self) -> list[str]:
+        """It is the partition as it was at some moment, and not one before it began."""
         found = opened(RealDisk(), self.target.parent, 0, 1, TINY)
         try:
-            return self.told.losses(cast("Any", found))
+            records = found.log.next_lsn - 1
+            if records < self._committed:
+                return [f"it holds {records} records, {self._committed} were there"]
+            wanted = self._witness.after(records)
+            return differences(whole(found.state), wanted) or wrong_texts(self._witness, found)
         finally:
             found.log.close()
+
+
+def wrong_texts(witness: Witness, found: HandPartition) -> list[str]:
+    return [
+        f"a text of job {job.job_id.hex()} is another"
+        for job in found.state.jobs.order
+        for at in (job.payload_at, job.outcome_at)
+        if at > EMPTY_AT and found.log.read(at) != witness.texts[at]
+    ]
 
 
 class Beside:
@@ -117,11 +126,11 @@ class Beside:
         self.directory = folder / "data" / partition_name(0)
         self.link = link
         self.operations = 0
-        self.ledger = Ledger()
+        self.witness = Witness()
         self.under_way: list[OneBackup] = []
         self.done: list[OneBackup] = []
         self._quiet = True
-        self._random = random.Random(5)
+        self._client = Mixed(5, 10_000, (1, 30, 100))
 
     def hook(self) -> None:
         """Before each operation of the partition."""
@@ -131,7 +140,7 @@ class Beside:
         if self.operations % EVERY == 0:
             target = self.folder / f"backup-{self.operations}" / partition_name(0)
             target.parent.mkdir()
-            self.under_way.append(OneBackup(self.directory, target, self.ledger, self.link))
+            self.under_way.append(OneBackup(self.directory, target, self.witness, self.link))
         self.advance()
 
     def advance(self) -> None:
@@ -147,39 +156,23 @@ class Beside:
             disk,
             self.directory,
             identity_of(0, 1),
-            partition.state,
+            partition.state.jobs,
             partition.log,
             growth_bytes_min=GROWTH_BYTES,
             step_jobs=5,
             duty=0,
         )
+        self.witness.watch(partition.log)
         self._quiet = False
-        held: list[Leased] = []
         for number in range(BATCHES):
             now_ms = START_MS + 3 * number
-            for command in self._commands(number, held):
-                self.ledger.ask([command])
-                if isinstance(command, Ack | Fail):
-                    for each in self.under_way:
-                        each.told.settling.add(command.job_id)
-                reply = partition.step(command, now_ms)
-                self.ledger.hear([command], [reply])
-                held += [reply] if isinstance(reply, Leased) else []
+            for command in self._client.batch(now_ms):
+                self._client.hear([partition.step(command, now_ms)])
                 checkpoints.step(now_ms)
         self._quiet = True
         while self.under_way:
             self.advance()
         partition.log.close()
-
-    def _commands(self, number: int, held: list[Leased]) -> Iterator[Command]:
-        yield enqueue(number + 1, b"x" * self._random.choice((1, 30, 200)))
-        yield Lease(10_000)
-        if held and self._random.random() < 0.9:
-            lease = held.pop(self._random.randrange(len(held)))
-            if self._random.random() < 0.2:
-                yield Fail(lease.job_id, lease.lease_token, b"error")
-            else:
-                yield Ack(lease.job_id, lease.lease_token, b"done")
 
 
 @pytest.mark.parametrize("link", [True, False], ids=["links", "copies"])

@@ -12,8 +12,8 @@ import pytest
 
 from partitions import log as log_module
 from partitions.errors import CorruptLogError
-from tests.crash.test_checkpoint_crash import driver_on, losses_on, played
-from tests.support.driver import DIRECTORY, Ledger
+from tests.crash.test_checkpoint_crash import AnyRun, MixedRun, Run, driver_on, losses_on, played
+from tests.support.driver import DIRECTORY
 from tests.support.fake_disk import (
     CHANGES,
     READS,
@@ -34,13 +34,18 @@ LOST = Survival("lost", pages=0, entries=0)
 
 
 @cache
-def left_by_power_cuts() -> list[tuple[FakeDisk, Ledger]]:
-    """Disks that power cuts left in the middle of a run, and what clients had been told."""
-    length = len(played().disk.operations)
+def left_by_power_cuts() -> list[tuple[FakeDisk, AnyRun]]:
+    """Disks that power cuts left in the middle of a run, and the run."""
+    return _left_of(Run) + _left_of(MixedRun)
+
+
+def _left_of(kind_of_run: type[AnyRun]) -> list[tuple[FakeDisk, AnyRun]]:
+    length = len(played(kind_of_run=kind_of_run).disk.operations)
     # Some with a torn tail, some with a snapshot that is written, some just after a roll.
-    runs = [(at, played(Faults(halt_at=at))) for at in range(length // 2, length, length // 8)]
-    part = [Survival("part", pages=0.5, entries=1, seed=at) for at, _ in runs]
-    return [(run.disk.crash(each), run.ledger) for (_, run), each in zip(runs, part, strict=True)]
+    places = range(length // 2, length, length // 6)
+    runs = [played(Faults(halt_at=at), kind_of_run) for at in places]
+    parts = [Survival("part", pages=0.5, entries=1, seed=at) for at in places]
+    return [(run.disk.crash(part), run) for run, part in zip(runs, parts, strict=True)]
 
 
 def copy_of(disk: FakeDisk, faults: Faults) -> FakeDisk:
@@ -59,25 +64,25 @@ def start_on(disk: FakeDisk) -> bool:
     return True
 
 
-def check_all(disk: FakeDisk, ledger: Ledger, what: str, seed: int) -> int:
+def check_all(disk: FakeDisk, run: AnyRun, what: str, seed: int) -> int:
     """Nothing is lost after a restart, or after a power cut of any kind; how many were tried."""
-    assert losses_on(disk.restarted(), ledger) == [], f"{what}, then a restart"
+    assert losses_on(disk.restarted(), run) == [], f"{what}, then a restart"
     cuts = survivals(seed)
     for survival in cuts:
-        lost = losses_on(disk.crash(survival), ledger)
+        lost = losses_on(disk.crash(survival), run)
         assert lost == [], f"{what}, then a power cut, unsynced: {survival}"
     return len(cuts) + 1
 
 
 def test_a_start_that_is_stopped_at_any_operation_loses_nothing(points: Points):
     tried = 0
-    for number, (disk, ledger) in enumerate(left_by_power_cuts()):
+    for number, (disk, run) in enumerate(left_by_power_cuts()):
         whole = copy_of(disk, Faults())
         assert start_on(whole)
         for at in range(len(whole.operations)):
             cut = copy_of(disk, Faults(halt_at=at))
             assert not start_on(cut)
-            tried += check_all(cut, ledger, f"start {number} stopped before {at}", seed=at)
+            tried += check_all(cut, run, f"start {number} stopped before {at}", seed=at)
     points.add("fake disk: a start, stopped before an operation", tried)
     assert tried >= 100
 
@@ -89,7 +94,7 @@ def test_a_start_whose_nth_operation_fails_blames_the_disk_and_loses_nothing(
     kind, error, for_good, points: Points
 ):
     tried = 0
-    for number, (disk, ledger) in enumerate(left_by_power_cuts()):
+    for number, (disk, run) in enumerate(left_by_power_cuts()):
         at = 0
         while True:
             faults = Faults(fail_at=at, fail_kinds=(kind,), error=error, for_good=for_good)
@@ -99,7 +104,7 @@ def test_a_start_whose_nth_operation_fails_blames_the_disk_and_loses_nothing(
             if not faults.hits:
                 break
             what = f"{kind} {at} of start {number} failed"
-            tried += check_all(faulty, ledger, what, seed=at)
+            tried += check_all(faulty, run, what, seed=at)
             at += 1
     points.add(f"fake disk: a start, {kind} failed", tried)
     # What a start removes are left-overs, which not every power cut leaves.
@@ -121,7 +126,7 @@ def test_a_read_that_fails_in_a_run_never_takes_back_what_a_client_was_told(
         faults = Faults(fail_at=at, fail_kinds=(kind,), for_good=for_good)
         run = played(faults)
         assert faults.hits > 0
-        tried += check_all(run.disk, run.ledger, f"{kind} {at} failed", seed=at)
+        tried += check_all(run.disk, run, f"{kind} {at} failed", seed=at)
     points.add(f"fake disk: a run, {kind} failed", tried)
 
 
@@ -139,7 +144,7 @@ def test_a_failing_write_that_leaves_data_behind_takes_back_nothing(
         )
         run = played(faults)
         assert faults.hits > 0
-        tried += check_all(run.disk, run.ledger, f"write {at} was cut short", seed=at)
+        tried += check_all(run.disk, run, f"write {at} was cut short", seed=at)
     points.add("fake disk: a run, write cut short", tried)
     assert tried > 40
 
@@ -151,7 +156,7 @@ def test_an_unreadable_snapshot_is_a_bad_one_and_not_the_end():
     disk.faults = Faults(fail_at=0, fail_kinds=("read",))  # the first read is of the newest
     found = driver_on(disk)
     assert [bad.path.name for bad in found.found.bad_snapshots] == [newest]
-    assert run.ledger.losses(found) == []
+    assert run.losses(found) == []
 
 
 def test_a_start_that_can_read_no_snapshot_blames_the_disk_and_not_the_log():
@@ -160,7 +165,7 @@ def test_a_start_that_can_read_no_snapshot_blames_the_disk_and_not_the_log():
     disk.faults = Faults(fail_at=0, fail_kinds=("read",), for_good=True)
     with pytest.raises(OSError, match="Input/output"):
         driver_on(disk)
-    assert losses_on(run.disk.restarted(), run.ledger) == []
+    assert losses_on(run.disk.restarted(), run) == []
 
 
 def test_a_log_that_is_damaged_is_refused_even_by_this_arrangement():

@@ -20,6 +20,7 @@ from partitions.actor import Actor, Mail
 from partitions.checkpoint import Checkpoints
 from partitions.log import Sizes
 from partitions.messages import (
+    PUSH_ID,
     Ack,
     Command,
     Enqueue,
@@ -70,6 +71,10 @@ class CollectingPipe:
     def send(self, body: bytes) -> None:
         self.responses += decode_responses(body)
 
+    @property
+    def answered(self) -> int:
+        return sum(each.request_id != PUSH_ID for each in self.responses)
+
 
 class Clock:
     """The time of the test: three milliseconds a reading."""
@@ -93,7 +98,7 @@ class Partition:
             disk,
             DIRECTORY,
             IDENTITY,
-            self.state,
+            self.state.jobs,
             found.log,
             newest=found.snapshot,
             growth_bytes_min=3000,
@@ -120,11 +125,12 @@ class Partition:
         first = self._last_id + 1
         self._last_id += len(commands)
         requests = [Request(first + index, command) for index, command in enumerate(commands)]
-        self._send.send_nowait(Mail(pipe, requests))  # type: ignore[arg-type]
+        for mail in Mail.of(pipe, requests):  # type: ignore[arg-type]
+            self._send.send_nowait(mail)
         with trio.fail_after(60):
-            while len(pipe.responses) < len(commands):
+            while pipe.answered < len(commands):
                 await trio.testing.wait_all_tasks_blocked()
-        return [response.reply for response in pipe.responses]
+        return [each.reply for each in pipe.responses if each.request_id != PUSH_ID]
 
 
 @pytest.fixture(autouse=True)
@@ -305,7 +311,7 @@ def test_a_start_on_a_full_disk_that_is_cut_off_at_any_operation_loses_nothing(p
                 assert ledger.losses(after) == [], f"{kind} {at} failed, then {survival}"
                 if found is not None:
                     # It served, so a reader may have seen the job: it must stay.
-                    assert job_id(50) in after.state._jobs, f"{kind} {at}: taken back"
+                    assert job_id(50) in after.state.jobs.by_id, f"{kind} {at}: taken back"
                 tried += 1
     points.add("fake disk: started full, failed, power cut", tried)
     assert tried == 30

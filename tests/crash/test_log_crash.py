@@ -2,7 +2,9 @@
 
 A recorded run of a partition on a fake disk is repeated, and each time the disk stops, or
 fails, one operation later. After that a new partition starts from what is left, and a
-ledger of all replies says whether anything that a client was told is gone.
+ledger of all replies says whether anything that a client was told is gone. There are two runs:
+one of plain jobs, and one of every call that there is, whose partition must be the same in
+every respect (``witness``).
 """
 
 import contextlib
@@ -15,9 +17,10 @@ import pytest
 
 from partitions.disk import RealDisk, RealFile
 from partitions.errors import CorruptLogError
+from partitions.job import State
 from partitions.limits import EXTENT_BYTES
 from partitions.log import segment_name
-from partitions.messages import Ack, Command, Fail, Lease, Leased, Settled
+from partitions.messages import Ack, Command, Fail, Lease, Leased, Pause, Settled
 from partitions.recovery import recover
 from partitions.retry import Backoff
 from partitions.state import PartitionState, Policy
@@ -32,7 +35,9 @@ from tests.support.driver import (
     snapshot,
 )
 from tests.support.fake_disk import FakeDisk, Faults, Halted, Survival, survivals
+from tests.support.mixed import Mixed
 from tests.support.points import Points
+from tests.support.witness import Witness, replayed, whole
 
 LEASE_MS = 10_000
 # Backoffs end within a run; leases do not, so the ledger can hold the partition to each one.
@@ -40,7 +45,7 @@ POLICY = Policy(backoff=Backoff(5, 20))
 
 
 class Run:
-    """The recorded run: a client of its own, that remembers what it was told."""
+    """A run of plain jobs: its client remembers what it was told."""
 
     def __init__(self, disk: FakeDisk, seed: int = 7, batches: int = 40) -> None:
         self.disk = disk
@@ -69,6 +74,15 @@ class Run:
         except OSError:
             self.batches_failed += 1
 
+    def losses(self, found: Driver) -> list[str]:
+        """What is gone of it."""
+        return self.ledger.losses(found)
+
+    @property
+    def last_token(self) -> int:
+        """The highest that was given, as far as anybody was told."""
+        return max(self.ledger.tokens, default=0)
+
     def _batch(self) -> list[Command]:
         commands: list[Command] = []
         for _ in range(self._random.randint(1, 4)):
@@ -94,35 +108,70 @@ class Run:
         return "".join(self._random.choice("aé€") for _ in range(size)).encode()
 
 
-def played(faults: Faults | None = None) -> Run:
-    run = Run(FakeDisk(faults))
+class MixedRun:
+    """A run of every call that there is."""
+
+    def __init__(self, disk: FakeDisk) -> None:
+        self.disk = disk
+        self.witness = Witness()
+        self.batches_failed = 0
+        self.last_token = 0
+        self.client = Mixed(8, LEASE_MS)
+
+    def play(self) -> None:
+        """Until the end, or until the machine halts or the disk fails."""
+        now_ms = START_MS
+        try:
+            driver = Driver(self.disk, POLICY)
+            self.witness.watch(driver.log)
+            for _ in range(50):
+                now_ms += 3
+                self.client.hear(driver.handle(self.client.batch(now_ms), now_ms))
+                self.last_token = driver.state.jobs.last_token
+                driver.make_room(now_ms)
+        except Halted:
+            pass
+        except OSError:
+            self.batches_failed += 1
+
+    def losses(self, found: Driver) -> list[str]:
+        """What is gone of it, or is otherwise."""
+        return self.witness.losses(found)
+
+
+AnyRun = Run | MixedRun
+KINDS = pytest.mark.parametrize("kind_of_run", [Run, MixedRun], ids=["plain", "mixed"])
+
+
+def played(faults: Faults | None = None, kind_of_run: type[AnyRun] = Run) -> AnyRun:
+    run = kind_of_run(FakeDisk(faults))
     run.play()
     return run
 
 
-def losses_after_crash(run: Run, survival: Survival) -> list[str]:
+def losses_after_crash(run: AnyRun, survival: Survival) -> list[str]:
     """What a partition that starts from the crashed disk has lost."""
-    return losses_on(run.disk.crash(survival), run.ledger)
+    return losses_on(run.disk.crash(survival), run)
 
 
-def losses_on(disk: FakeDisk, ledger: Ledger) -> list[str]:
+def losses_on(disk: FakeDisk, run: AnyRun) -> list[str]:
     try:
         found = Driver(disk, POLICY)
     except CorruptLogError as error:
         return [f"refused to start: {error}"]
-    return ledger.losses(found) + failures_to_work(found, ledger)
+    return run.losses(found) + failures_to_work(found, run)
 
 
-def failures_to_work(found: Driver, ledger: Ledger) -> list[str]:
+def failures_to_work(found: Driver, run: AnyRun) -> list[str]:
     """A recovered partition takes, leases and finishes jobs; tokens go on growing."""
     new = enqueue(1_000_000)
     later_ms = START_MS + 1_000
-    found.handle([new], later_ms)
+    found.handle([new, Pause("default", False)], later_ms)
     replies = found.handle([Lease(LEASE_MS)], later_ms)
     leased = replies[0]
     if not isinstance(leased, Leased):
         return [f"nothing to lease after a submit: {leased}"]
-    if leased.lease_token <= max(ledger.tokens, default=0):
+    if leased.lease_token <= run.last_token:
         return [f"lease token {leased.lease_token} was given before"]
     settled = found.handle([Ack(leased.job_id, leased.lease_token, b"r")], later_ms)[0]
     return [] if settled == Settled(leased.job_id) else [f"its lease cannot be acked: {settled}"]
@@ -130,20 +179,44 @@ def failures_to_work(found: Driver, ledger: Ledger) -> list[str]:
 
 def test_the_recorded_run_has_every_kind_of_operation_and_rolls_several_times():
     run = played()
+    assert isinstance(run, Run)
     kinds = {operation.kind for operation in run.disk.operations}
     assert kinds == {"create", "write", "sync", "rename", "sync_directory"}
     assert len(run.disk.names(DIRECTORY)) >= 4
     assert len(run.ledger.stored) > 30
     assert len(run.ledger.acked) > 5
     assert len(run.ledger.failed) > 3
-    assert losses_on(run.disk.restarted(), run.ledger) == []
+    assert losses_on(run.disk.restarted(), run) == []
 
 
-def test_a_power_cut_at_any_operation_loses_nothing_that_a_client_was_told(points: Points):
-    length = len(played().disk.operations)
+def test_the_mixed_run_has_every_call_and_every_event():
+    run = played(kind_of_run=MixedRun)
+    assert isinstance(run, MixedRun)
+    assert len(run.disk.names(DIRECTORY)) >= 4
+    assert set(run.client.calls) == {
+        "Ack", "Cancel", "Enqueue", "EnqueueMany", "Extend", "Fail", "Forget", "Lease",
+        "LeaseMany", "Many", "Pause", "Release", "Retry",
+    }  # fmt: skip
+    events = {type(event).__name__ for events in run.witness.records for event in events}
+    assert events == {
+        "BackoffOver", "JobAcked", "JobCancelled", "JobEnqueued", "JobExpired", "JobFailed",
+        "JobForgotten", "JobLeased", "JobReleased", "JobRetried", "LeaseExpired",
+        "LeaseExtended", "QueuePaused",
+    }  # fmt: skip
+    state = whole(replayed(run.witness.records))
+    assert {job.state for _, job in state.jobs.values()} == set(State) - {State.GONE}
+    assert sum(len(members) > 1 for members, *_ in state.groups.values()) >= 2
+    assert losses_on(run.disk.restarted(), run) == []
+
+
+@KINDS
+def test_a_power_cut_at_any_operation_loses_nothing_that_a_client_was_told(
+    kind_of_run, points: Points
+):
+    length = len(played(kind_of_run=kind_of_run).disk.operations)
     tried = set()
     for at in range(length + 1):
-        run = played(Faults(halt_at=at))
+        run = played(Faults(halt_at=at), kind_of_run)
         for survival in survivals(seed=at):
             lost = losses_after_crash(run, survival)
             assert lost == [], f"stopped before operation {at}, unsynced: {survival}"
@@ -152,21 +225,22 @@ def test_a_power_cut_at_any_operation_loses_nothing_that_a_client_was_told(point
     assert len(tried) > 500
 
 
-def test_a_power_cut_during_recovery_loses_nothing_either(points: Points):
-    before = played(Faults(halt_at=150))
+@KINDS
+def test_a_power_cut_during_recovery_loses_nothing_either(kind_of_run, points: Points):
+    before = played(Faults(halt_at=150), kind_of_run)
     length = len(_start(before, Faults()).operations)
     tried = 0
     for at in range(length + 1):
         disk = _start(before, Faults(halt_at=at))
         for survival in survivals(seed=at):
-            lost = losses_on(disk.crash(survival), before.ledger)
+            lost = losses_on(disk.crash(survival), before)
             assert lost == [], f"stopped before operation {at} of recovery, unsynced: {survival}"
             tried += 1
     points.add("fake disk: a start, stopped before an operation", tried)
     assert tried >= 30
 
 
-def _start(before: Run, faults: Faults) -> FakeDisk:
+def _start(before: AnyRun, faults: Faults) -> FakeDisk:
     """The disk after a start, cut short by ``faults``, on what a torn run left."""
     disk = before.disk.crash(Survival("part", pages=0.5, entries=1, seed=3))
     disk.faults = faults
@@ -175,18 +249,19 @@ def _start(before: Run, faults: Faults) -> FakeDisk:
     return disk
 
 
+@KINDS
 @pytest.mark.parametrize("for_good", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
 @pytest.mark.parametrize("kind", ["create", "write", "sync", "rename", "sync_directory"])
 def test_a_failing_operation_never_takes_back_what_a_client_was_told(
-    kind, error, for_good, points: Points
+    kind, error, for_good, kind_of_run, points: Points
 ):
-    operations = played().disk.operations
+    operations = played(kind_of_run=kind_of_run).disk.operations
     count = sum(operation.kind == kind for operation in operations)
     failed = 0
     for at in range(count):
         faults = Faults(fail_at=at, fail_kinds=(kind,), error=error, for_good=for_good)
-        run = played(faults)
+        run = played(faults, kind_of_run)
         assert faults.hits > 0
         failed += run.batches_failed
         for survival in survivals(seed=at):
@@ -196,10 +271,10 @@ def test_a_failing_operation_never_takes_back_what_a_client_was_told(
         # and after it a power cut, which takes the page cache away.
         points.add(f"fake disk: a run, {kind} failed", 11)
         restarted = run.disk.restarted()
-        lost = run.ledger.losses(Driver(restarted, POLICY))
+        lost = run.losses(Driver(restarted, POLICY))
         assert lost == [], f"{kind} {at} failed, then a restart"
         for survival in survivals(seed=at):
-            lost = losses_on(restarted.crash(survival), run.ledger)
+            lost = losses_on(restarted.crash(survival), run)
             assert lost == [], f"{kind} {at} failed, restart, power cut, unsynced: {survival}"
     if error == errno.EIO or kind == "sync_directory":
         assert failed == count, "a partition went on after its disk had failed"
@@ -239,8 +314,18 @@ def test_the_checker_finds_losses_on_a_disk_whose_syncs_do_nothing():
     assert lost > 0
 
 
+def test_the_checker_of_mixed_runs_finds_losses_on_such_a_disk_too():
+    lost = 0
+    for at in range(20, 200, 20):
+        run = MixedRun(FakeDisk(Faults(halt_at=at), lies=True))
+        run.play()
+        lost += bool(losses_after_crash(run, Survival("lost", pages=0, entries=0)))
+    assert lost > 5
+
+
 def test_the_checker_finds_a_reply_that_was_sent_before_the_sync():
     run = played()
+    assert isinstance(run, Run)
     driver = Driver(run.disk, POLICY)
     run.disk.faults = Faults(fail_at=0, fail_kinds=("sync",))
     submit = enqueue(999_999)
@@ -264,8 +349,7 @@ def _real_log(directory: Path, jobs: int) -> list[int]:
     places = [log._tail.offset_bytes]
     for index in range(jobs):
         command = enqueue(index, f"payload {index}".encode())
-        applied = state.apply(command, START_MS, log.next_blob_at(len(command.payload)))
-        log.stage(command.payload)
+        applied = state.apply(command, START_MS, log.put)
         log.commit(applied.events, START_MS)
         places.append(log._tail.offset_bytes)
     log.close()

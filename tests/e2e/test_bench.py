@@ -15,8 +15,14 @@ from bench import environment as machine
 from bench import processor
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = {"bare": "1", "submit": "1", "cycle": "1", "lease": "1"}
-UNITS = {"bare": "bare", "submit": "submit", "cycle": "cycle", "lease": "lease+ack"}
+SECONDS = {"bare": "1", "submit": "1", "cycle": "1", "lease": "1", "batch": "1"}
+UNITS = {
+    "bare": "bare",
+    "submit": "submit",
+    "cycle": "cycle",
+    "lease": "lease+ack",
+    "batch": "batch",
+}
 
 
 def command(*words):
@@ -49,7 +55,7 @@ def on_disk(tmp_path):
         yield Path(directory)
 
 
-@pytest.mark.parametrize("mode", ["bare", "submit", "cycle", "lease"])
+@pytest.mark.parametrize("mode", ["bare", "submit", "cycle", "lease", "batch"])
 def test_a_mode_measures_a_private_node(mode, on_disk):
     seconds = ["--duration", SECONDS[mode], "--warmup", "0.1"]
     seen = bench(on_disk, mode, "--connections", "8", *seconds, "--partitions", "1", "--json")
@@ -72,6 +78,44 @@ def test_a_mode_measures_a_private_node(mode, on_disk):
         )
 
 
+def test_batches_are_submitted_leased_and_acked(on_disk):
+    batches = ["--connections", "4", "--batch", "50", "--window", "1000", "--partitions", "2"]
+    seconds = ["--duration", "0.5", "--warmup", "0"]
+    whole, alone = bench(on_disk, "batch-cycle", *batches, *seconds, "--json")["results"]
+    assert (whole["mode"], alone["mode"]) == ("batch-cycle", "batch-lease")
+    assert whole["done"] == alone["done"]
+    assert whole["done"] % 1000 == 0 < whole["done"]
+    assert whole["per_second"] < alone["per_second"]
+    assert whole["latency_ms"]["batch"]["count"] == whole["done"] / 50
+    assert whole["latency_ms"]["lease+ack"]["count"] == whole["done"] / 50
+    assert whole["cpu"]["partition"]["seconds"] > 0
+    assert whole["errors"] == alone["errors"] == {}
+
+
+@pytest.mark.parametrize("batch", ["1", "10"])
+def test_one_partition_leases_in_order(batch, on_disk):
+    load = ["--connections", "16", "--waiting", "200", "--batch", batch]
+    seconds = ["--duration", "1", "--warmup", "0.2"]
+    seen = bench(on_disk, "order", *load, *seconds, "--fronts", "2", "--partitions", "1", "--json")
+    (result,) = seen["results"]
+    order = result["order"]
+    assert result["errors"] == {}
+    assert order["leases"] == result["done"] + result["done_late"] > 0
+    assert result["latency_ms"]["submit"]["count"] > 0
+    assert set(order["inversions"].values()) == {0}
+    # Between two fronts age is as exact as their clocks.
+    assert order["overtaking"]["20"] == 0
+
+
+def test_the_order_over_partitions_is_measured(on_disk):
+    load = ["--connections", "16", "--waiting", "200"]
+    seen = bench(on_disk, "order", *load, "--duration", "1", "--warmup", "0.2", "--json")
+    (result,) = seen["results"]
+    assert (result["fronts"], result["partitions"]) == (2, 4)
+    order = result["order"]
+    assert 0 <= order["inversions"]["0"] < order["leases"] / 2
+
+
 def test_an_open_loop_keeps_its_rate(on_disk):
     seconds = ["--duration", "1", "--warmup", "0"]
     seen = bench(on_disk, "submit", "--rate", "200", "--connections", "16", *seconds, "--json")
@@ -82,7 +126,7 @@ def test_an_open_loop_keeps_its_rate(on_disk):
 
 def test_the_suite_judges_every_target(on_disk):
     seen = bench(on_disk, "suite", "--duration", "0.3", "--warmup", "0", "--deep", "1500", "--json")
-    assert len(seen["targets"]) == 6
+    assert len(seen["targets"]) == 8
     assert {target["verdict"] for target in seen["targets"]} <= {"reached", "missed"}
     modes = [(result["mode"], result["connections"]) for result in seen["results"]]
     assert modes == [
@@ -94,6 +138,9 @@ def test_the_suite_judges_every_target(on_disk):
         ("bare", 256),
         ("cycle", 64),
         *[("lease", 64)] * 3,
+        ("batch", 8),
+        ("batch-cycle", 8),
+        ("batch-lease", 8),
     ]
     assert all(result["errors"] == {} for result in seen["results"])
 

@@ -1,5 +1,6 @@
 """Clients that come and go at any moment leave nothing behind: no socket, no task, no bytes."""
 
+import gc
 import os
 import socket
 import struct
@@ -130,9 +131,12 @@ async def test_refused_requests_leave_no_memory_behind() -> None:
         tracemalloc.start()
         try:
             await refused(50)
+            gc.collect()  # what is garbage is no leak, whenever the collector comes
             before, _ = tracemalloc.get_traced_memory()
             await refused(400)
+            gc.collect()
             after, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        assert after - before < 400 * 200  # a leaked connection is several KiB
+        # A leaked connection is several KiB; trio keeps a deadline that was not needed until then.
+        assert after - before < 400 * 1000

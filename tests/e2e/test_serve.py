@@ -146,12 +146,11 @@ def test_in_json_a_refusal_is_an_object(tmp_path):
 
 
 def test_a_node_for_everybody_says_so(make_node):
-    node = make_node(**SMALL, HOST="0.0.0.0", SEED_DEV_KEYS="1", MAX_JOBS="5").start()
+    node = make_node(**SMALL, HOST="0.0.0.0", SEED_DEV_KEYS="1").start()
     everybody = f"{node.url} and every other IPv4 address of this machine (0.0.0.0)"
     assert node.url == f"http://127.0.0.1:{node.port}"
     assert f"listening on {everybody};" in node.log
     assert f"Queue Node serves on {everybody}\n" in node.log
-    assert node.log.count("MAX_JOBS has no effect in this version") == 1
 
 
 def test_a_failed_start_fixes_no_number_of_partitions(make_node):

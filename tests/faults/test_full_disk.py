@@ -132,7 +132,8 @@ JOB = {"payload": "x" * 100_000}
 def test_a_node_on_a_full_disk_says_507_serves_reads_and_heals_without_a_restart(tmp_path: Path):
     needs()
     with tmpfs(tmp_path / "small", "8m") as small:
-        node = RunningNode(tmp_path, {"PARTITIONS": "1", "FRONTS": "1"})
+        # Not refused before the disk is full, but because it is.
+        node = RunningNode(tmp_path, {"PARTITIONS": "1", "FRONTS": "1", "DISK_FREE_MIN": "0"})
         node.data = small / "node"
         try:
             node.start()

@@ -3,16 +3,31 @@
 import contextlib
 import tracemalloc
 from collections.abc import Callable
+from typing import get_args
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from partitions import events, messages
 from partitions.errors import PipeError
 from partitions.framing import Deframer, frame
-from partitions.limits import ATTEMPTS_MAX, FRAME_BYTES_MAX, TEXT_BYTES_MAX
+from partitions.job import Own
+from partitions.limits import (
+    ATTEMPTS_MAX,
+    ENQUEUE_JOBS_MAX,
+    FRAME_BYTES_MAX,
+    GROUP_CHARS_MAX,
+    LEASE_JOBS_MAX,
+    MANY_MAX,
+    OPTIONS_BYTES_MAX,
+    PROGRESS_BYTES_MAX,
+    QUEUE_CHARS_MAX,
+    SCAN_JOBS_MAX,
+    TEXT_BYTES_MAX,
+    WORKER_CHARS_MAX,
+)
 from partitions.messages import Request, Response
 from partitions.record import (
     RECORD_MAGIC,
@@ -37,53 +52,187 @@ numbers = st.integers(0, 2**63 - 1)
 texts = st.binary(max_size=100)
 owners = st.text(max_size=20)
 
-commands = st.one_of(
-    st.builds(messages.Enqueue, ids, texts, st.integers(0, ATTEMPTS_MAX), owners),
-    st.builds(messages.Lease, st.integers(0, 1 << 53)),
-    st.builds(messages.Ack, ids, st.none() | numbers, st.none() | texts),
-    st.builds(messages.Fail, ids, st.none() | numbers, texts),
-    st.builds(messages.Get, ids),
-    st.just(messages.Tick()),
+times = st.integers(0, 1 << 53)
+options = st.binary(max_size=40)
+groups = st.text(max_size=20)
+queues = st.text(min_size=1, max_size=20)
+tokens = st.integers(-(2**63), 2**63 - 1)
+tags = st.lists(st.tuples(groups, groups), max_size=3).map(tuple)
+words = st.none() | groups
+
+submits = st.builds(
+    messages.Enqueue,
+    ids,
+    texts,
+    st.integers(0, ATTEMPTS_MAX),
+    owners,
+    options,
+    times,
+    times,
+    groups,
+    st.binary(max_size=16),
 )
-replies = st.one_of(
-    st.builds(messages.Leased, ids, texts, numbers, numbers, numbers, numbers, numbers),
+leases = st.builds(
+    messages.Lease, st.none() | times, st.lists(queues, max_size=3).map(tuple), owners
+)
+of_held = st.one_of(
+    st.builds(messages.Ack, ids, st.none() | numbers, st.none() | texts),
+    st.builds(messages.Fail, ids, st.none() | numbers, texts, st.booleans(), st.none() | times),
+    st.builds(messages.Extend, ids, tokens, st.none() | times, texts),
+    st.builds(messages.Release, ids, tokens, times),
+)
+commands = st.one_of(
+    submits,
+    leases,
+    of_held,
+    st.builds(messages.Get, ids, st.booleans()),
+    st.just(messages.Tick()),
+    st.builds(messages.EnqueueMany, st.lists(submits, min_size=1, max_size=3), st.booleans()),
+    st.builds(messages.LeaseMany, leases, st.integers(1, LEASE_JOBS_MAX)),
+    st.builds(messages.Many, st.lists(of_held, min_size=1, max_size=3)),
     st.builds(
-        messages.JobView,
-        ids,
-        st.sampled_from(["READY", "DEAD"]),
-        numbers,
-        numbers,
-        numbers,
-        st.none() | numbers,
-        st.none() | texts,
-        st.none() | texts,
-        owners,
+        messages.List,
+        tokens,
+        st.integers(1, 1000),
+        st.builds(messages.Filter, words, words, words, tags),
     ),
+    st.builds(
+        messages.Sweep,
+        queues,
+        owners,
+        st.sampled_from(["retry", "forget"]),
+        numbers,
+        numbers,
+        st.integers(1, SCAN_JOBS_MAX),
+    ),
+    st.builds(messages.Pause, queues, st.booleans()),
+    st.builds(messages.ViewQueues, words),
+    *(
+        st.builds(kind, ids)
+        for kind in (messages.Cancel, messages.Retry, messages.Forget, messages.Unwatch)
+    ),
+)
+
+leased = st.builds(
+    messages.Leased, ids, texts, numbers, numbers, numbers, numbers, numbers, options, groups
+)
+views = st.builds(
+    messages.JobView,
+    ids,
+    st.sampled_from(["READY", "DEAD"]),
+    numbers,
+    numbers,
+    numbers,
+    st.none() | numbers,
+    st.none() | texts,
+    st.none() | texts,
+    owners,
+    options,
+    numbers,
+    st.none() | numbers,
+    st.none() | numbers,
+    st.none() | numbers,
+    groups,
+    numbers,
+    texts,
+    owners,
+)
+to_held = st.one_of(
     st.builds(messages.NotRunning, ids, owners),
-    st.builds(messages.Hello, numbers, numbers),
-    st.builds(messages.Hint, st.booleans()),
-    st.sampled_from([messages.NothingReady(), messages.StorageFull()]),
+    st.builds(messages.WrongState, ids, owners),
+    st.builds(messages.Extended, ids, numbers),
+    st.just(messages.StorageFull()),
     *(
         st.builds(kind, ids)
         for kind in (
-            messages.Enqueued,
             messages.Settled,
             messages.LeaseLost,
             messages.JobNotFound,
             messages.Unreadable,
+        )
+    ),
+)
+rates = st.tuples(*[st.floats(0, 1e9)] * 3)
+replies = st.one_of(
+    leased,
+    views,
+    to_held,
+    st.builds(messages.Hello, numbers, numbers),
+    st.builds(
+        messages.Hint,
+        st.lists(
+            st.builds(
+                messages.Head,
+                queues,
+                st.none() | st.integers(-100, 100),
+                numbers,
+                st.lists(st.tuples(numbers, numbers, numbers, numbers), max_size=3).map(tuple),
+            ),
+            max_size=3,
+        ),
+    ),
+    st.builds(messages.Recovering, numbers),
+    st.builds(messages.JobsOver, st.lists(ids, max_size=3)),
+    st.just(messages.NothingReady()),
+    st.builds(messages.TooMany, st.sampled_from(["jobs", "queues", "watched"])),
+    st.builds(messages.EnqueuedMany, texts),
+    st.builds(messages.LeasedMany, st.lists(leased, max_size=3)),
+    st.builds(messages.Replies, st.lists(to_held, max_size=3)),
+    st.builds(messages.Page, st.lists(views, max_size=3), st.none() | numbers),
+    st.builds(messages.Swept, numbers, st.none() | numbers, numbers),
+    st.builds(
+        messages.QueueViews,
+        st.lists(
+            st.builds(
+                messages.QueueView,
+                queues,
+                st.booleans(),
+                st.dictionaries(owners, numbers, max_size=3),
+                st.none() | numbers,
+                numbers,
+                st.dictionaries(owners, rates, max_size=3),
+            ),
+            max_size=2,
+        ),
+    ),
+    *(
+        st.builds(kind, ids)
+        for kind in (
+            messages.Enqueued,
             messages.AlreadyExists,
             messages.WrongPartition,
+            messages.Replayed,
+            messages.Conflict,
         )
     ),
 )
 facts = st.one_of(
-    st.builds(events.JobEnqueued, ids, numbers, numbers, numbers, owners),
-    st.builds(events.JobLeased, ids, numbers, numbers),
+    st.builds(
+        events.JobEnqueued,
+        ids,
+        numbers,
+        numbers,
+        numbers,
+        owners,
+        options,
+        numbers,
+        st.none() | st.builds(Own, groups, texts, numbers),
+    ),
+    st.builds(events.JobLeased, ids, numbers, numbers, numbers, owners),
     st.builds(events.JobAcked, ids, numbers, numbers),
     st.builds(events.JobFailed, ids, numbers, numbers, numbers),
     st.builds(events.LeaseExpired, ids, numbers, st.booleans()),
     st.builds(events.BackoffOver, ids),
     st.builds(events.JobForgotten, ids),
+    st.builds(events.PayloadMoved, ids, numbers),
+    st.builds(events.OutcomeMoved, ids, numbers),
+    st.builds(events.TokensRaised, numbers),
+    st.builds(events.LeaseExtended, ids, numbers, texts),
+    st.builds(events.JobReleased, ids, numbers),
+    st.builds(events.JobExpired, ids, numbers),
+    st.builds(events.JobCancelled, ids, numbers),
+    st.builds(events.JobRetried, ids),
+    st.builds(events.QueuePaused, queues, st.booleans()),
 )
 
 
@@ -128,6 +277,34 @@ def test_events_there_and_back(some):
     assert events.decode_events(events.encode_events(some)) == some
 
 
+@pytest.mark.parametrize(
+    ("union", "strategy"),
+    [(messages.Command, commands), (messages.Reply, replies), (events.Event, facts)],
+    ids=["commands", "replies", "events"],
+)
+def test_every_message_and_event_is_among_those(union, strategy):
+    missing = set(get_args(union))
+
+    @settings(max_examples=3_000, database=None, phases=[Phase.generate], deadline=None)
+    @given(st.lists(strategy, max_size=20))
+    def draw(some):
+        missing.difference_update(map(type, some))
+        if not missing:
+            raise StopIteration
+
+    with pytest.raises(StopIteration):
+        draw()
+
+
+def test_what_was_written_before_a_field_came_reads_with_its_default():
+    short = {
+        events.JobEnqueued(b"i" * 16, 70, 3, 9, "o"): [1, b"i" * 16, 70, 3, 9, "o"],
+        events.JobLeased(b"i" * 16, 1, 9): [2, b"i" * 16, 1, 9],
+    }
+    for event, written in short.items():
+        assert events.decode_events(msgspec.msgpack.encode([written])) == [event]
+
+
 DECODERS = {
     "requests": messages.decode_requests,
     "responses": messages.decode_responses,
@@ -156,11 +333,32 @@ def test_a_damaged_request_is_another_request_or_refused(requests, place, mask):
         return
     # Whatever it is, it is within what the state takes.
     for request in found:
-        command = request.command
-        if not isinstance(command, messages.Lease | messages.Tick):
-            assert len(command.job_id) == 16
-        if isinstance(command, messages.Lease):
-            assert 0 <= command.duration_ms <= 1 << 53
+        assert_within_bounds(request.command)
+
+
+def assert_within_bounds(command: messages.Command) -> None:
+    job_id = getattr(command, "job_id", None)
+    assert job_id is None or len(job_id) == 16
+    match command:
+        case messages.Lease():
+            assert command.duration_ms is None or 0 <= command.duration_ms <= 1 << 53
+            assert all(command.queues)
+        case messages.LeaseMany():
+            assert 1 <= command.count <= LEASE_JOBS_MAX
+            assert_within_bounds(command.lease)
+        case messages.EnqueueMany():
+            assert command.jobs
+            for job in command.jobs:
+                assert_within_bounds(job)
+        case messages.Many():
+            assert command.commands
+            for each in command.commands:
+                assert_within_bounds(each)
+        case messages.Sweep():
+            assert 1 <= command.scan <= SCAN_JOBS_MAX
+            assert command.action in ("retry", "forget")
+        case messages.List():
+            assert 1 <= command.limit <= 1000
 
 
 @pytest.mark.parametrize("decode", DECODERS.values(), ids=DECODERS.keys())
@@ -189,6 +387,33 @@ def test_a_length_that_is_claimed_is_not_believed(decode, data):
         messages.Fail(bytes(16), None, bytes(TEXT_BYTES_MAX + 1)),
         messages.Lease(-1),
         messages.Lease(2**63),
+        messages.Lease(1, ("",)),
+        messages.Lease(1, ("q" * (QUEUE_CHARS_MAX + 1),)),
+        messages.Lease(1, worker="w" * (WORKER_CHARS_MAX + 1)),
+        messages.LeaseMany(messages.Lease(1), 0),
+        messages.LeaseMany(messages.Lease(1), LEASE_JOBS_MAX + 1),
+        messages.Enqueue(bytes(16), b"p", 1, "", bytes(OPTIONS_BYTES_MAX + 1)),
+        messages.Enqueue(bytes(16), b"p", 1, "", run_at_ms=(1 << 53) + 1),
+        messages.Enqueue(bytes(16), b"p", 1, "", expires_at_ms=-1),
+        messages.Enqueue(bytes(16), b"p", 1, "", group="g" * (GROUP_CHARS_MAX + 1)),
+        messages.Enqueue(bytes(16), b"p", 1, "", digest=bytes(17)),
+        messages.EnqueueMany([]),
+        messages.EnqueueMany([messages.Enqueue(b"x", b"p", 1, "")]),
+        messages.EnqueueMany([messages.Enqueue(bytes(16), b"p", 1, "")] * (ENQUEUE_JOBS_MAX + 1)),
+        messages.Many([]),
+        messages.Many([messages.Release(bytes(16), 1)] * (MANY_MAX + 1)),
+        messages.Many([messages.Get(bytes(16))]),  # type: ignore[list-item]  # that is the test
+        messages.Fail(bytes(16), 1, b"", retry_in_ms=(1 << 53) + 1),
+        messages.Extend(bytes(16), 1, -1),
+        messages.Extend(bytes(16), 1, None, bytes(PROGRESS_BYTES_MAX + 1)),
+        messages.Extend(bytes(16), None),  # type: ignore[arg-type]  # that is the test
+        messages.Release(bytes(16), 1, -1),
+        messages.List(0, 0),
+        messages.List(0, 1001),
+        messages.Sweep("q", "DEAD", "burn"),  # type: ignore[arg-type]  # that is the test
+        messages.Sweep("q", "DEAD", "retry", scan=0),
+        messages.Sweep("q", "DEAD", "retry", scan=SCAN_JOBS_MAX + 1),
+        messages.Pause("", paused=True),
     ],
     ids=lambda command: repr(command)[:60],
 )

@@ -153,7 +153,7 @@ def test_a_damaged_snapshot_is_bad_or_the_same(changes):
     disk, state = snapshot_of(data)
     with bounded():
         try:
-            finished(load_snapshot(disk, FILE, state))
+            finished(load_snapshot(disk, FILE, state.jobs))
         except BadSnapshotError:
             assert len(state) == 0
             return
@@ -184,6 +184,8 @@ noise = st.lists(
 @given(noise, st.integers(0, 2**32 - 1))
 @example(RECORD_MAGIC * 200, 0)
 @example((RECORD_MAGIC + bytes(36)) * 100, 0)
+@example(RECORD_MAGIC + b"\xff" * 8 + bytes(40), 0)
+@example(SEAL_MAGIC + b"\xff" * 8 + bytes(40), 0)
 def test_noise_has_no_record_no_seal_and_no_nonce(data, nonce):
     whole = bytes(SEGMENT_HEADER_BYTES) + data
     with bounded():
@@ -199,7 +201,7 @@ def test_noise_is_no_snapshot(data):
     for content in (data, MAGIC + data):
         disk, state = snapshot_of(content)
         with bounded(), pytest.raises(BadSnapshotError):
-            finished(load_snapshot(disk, FILE, state))
+            finished(load_snapshot(disk, FILE, state.jobs))
 
 
 def test_noise_by_the_megabyte_takes_no_more_time_than_its_length():

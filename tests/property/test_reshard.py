@@ -8,13 +8,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from partitions.disk import RealDisk
+from partitions.messages import Cancel, Forget, Retry
 from queue_node import reshard
 from queue_node.census import Count, count_jobs
 from queue_node.directory import hold
 from queue_node.node_file import read_node_file
 from queue_node.progress import stages
 from tests.support.driver import jobs_of
-from tests.support.hand_node import HandNode, differences, opened
+from tests.support.hand_node import QUEUES, SHAPES, HandNode, differences, opened
 from tests.support.stopping import Stopping
 
 OWNERS = ("ann", "bob", "")
@@ -25,11 +26,24 @@ submits = st.tuples(
     texts,
     st.integers(0, 3),
     st.sampled_from(OWNERS),
+    st.sampled_from(SHAPES),
 )
 steps = st.one_of(
     submits,
     submits,
-    st.tuples(st.just("lease"), st.integers(0, 3)),
+    st.tuples(
+        st.just("lease"),
+        st.integers(0, 3),
+        st.permutations(QUEUES).map(lambda queues: tuple(queues[:2])),
+        st.integers(1, 3),
+    ),
+    st.tuples(
+        st.just("hold"),
+        st.integers(0, 9),
+        st.sampled_from(("extend", "release", "release later")),
+    ),
+    st.tuples(st.just("call"), st.sampled_from((Cancel, Retry, Forget)), st.integers(0, 30)),
+    st.tuples(st.just("pause"), st.sampled_from(QUEUES), st.booleans()),
     st.tuples(st.just("settle"), st.integers(0, 9), texts, st.booleans()),
     st.tuples(st.just("wait"), st.sampled_from((0, 1, 900, 6_000))),
 )
@@ -47,6 +61,13 @@ def filled_node(path: Path, partitions: int, script: list[Any]) -> HandNode:
             case "settle":
                 index, text, failed = arguments
                 node.settle(index, text, failed=failed)
+            case "hold":
+                node.hold(*arguments)
+            case "call":
+                node.call(*arguments)
+            case "pause":
+                queue, paused = arguments
+                node.pause(queue, paused=paused)
             case "wait":
                 node.wait(*arguments)
     node.close()
@@ -66,9 +87,9 @@ def jobs_in(path: Path) -> Count:
 def check(path: Path, node: HandNode, partitions: int) -> None:
     """The directory has so many partitions, and every job is what it was."""
     found = [opened(RealDisk(), path, number, partitions) for number in range(partitions)]
-    assert differences(found, node.expected(), node.ready_order()) == []
+    assert differences(found, node) == []
     for partition in found:
-        head = partition.state.begin_snapshot()
+        head = partition.state.jobs.begin_snapshot()
         numbers = [job.number for job in jobs_of(partition.state).values()]
         assert len(set(numbers)) == len(numbers)
         assert head.last_number >= max(numbers, default=0)
@@ -99,7 +120,25 @@ EVERY_STATE = [
     ("settle", -2, b"result again", False),
     ("settle", -1, b"", True),
     ("submit", 7, b"late", 0, "ann"),
+    *(
+        ("submit", 9_000 * number % 65536, b"shape", 3, OWNERS[number % 3], shape)
+        for number, shape in enumerate([*SHAPES, *SHAPES])
+    ),
+    *(("lease", number, ("slow", "mail"), 3) for number in range(4)),
+    ("hold", -1, "extend"),
+    ("hold", -2, "release"),
+    ("hold", -2, "release later"),
+    ("call", Cancel, 3),
+    ("call", Cancel, -1),
+    ("call", Retry, -1),
+    ("call", Cancel, -4),
+    ("call", Forget, -4),
+    ("call", Cancel, -6),
+    ("call", Cancel, -8),
+    ("pause", "mail", True),
+    ("wait", 1),
 ]
+"""Jobs in all states, and of all shapes."""
 
 
 @example(2, 3, EVERY_STATE)

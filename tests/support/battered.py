@@ -1,7 +1,8 @@
 """A partition that is hit by one fault after the other, and a client that never forgets.
 
 Each life begins with a start on what the last one left; then the client holds the partition to
-everything that it was ever told.
+everything that it was ever told: of jobs that it leases and finishes (``Ledger``), and of batches
+with options and groups that it only cancels, in queues that it pauses.
 """
 
 import copy
@@ -9,27 +10,42 @@ import random
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from partitions.job import Own, State
+from partitions.kinds import KindKey
 from partitions.messages import (
     Ack,
+    Cancel,
     Command,
     Enqueue,
+    EnqueuedMany,
+    EnqueueMany,
+    Extend,
+    Extended,
     Fail,
     Get,
     JobView,
     Lease,
     Leased,
+    Pause,
     Reply,
+    Settled,
     StorageFull,
 )
-from tests.support.driver import DIRECTORY, Driver, Ledger, enqueue
+from partitions.options import Options, encode_options
+from tests.support.driver import DIRECTORY, Driver, Ledger, job_id
 from tests.support.fake_disk import FakeDisk
 from tests.support.partition_process import PartitionProcess, ProcessFront
 from tests.support.polling import wait_until
 from tests.support.small_partition import SIZES
 
 SMALL = (sys.executable, "-m", "tests.support.small_partition")
+OTHER = encode_options(Options("other", 5, tags=(("of", "the other"),)))
 LEASE_MS = 3_600_000
 """No lease ends within a test, so each can be held against the partition."""
 
@@ -46,6 +62,11 @@ class Battered:
         self._random = random.Random(seed)
         self._submitted = 0
         self._held: list[Leased] = []
+        self._cancelled: set[bytes] = set()
+        self._paused: dict[str, set[bool]] = {}
+        """What each queue may be: both while the answer is out."""
+        self._progress: dict[bytes, set[bytes]] = {}
+        """The same of the progress of jobs that are held."""
 
     @property
     def directory(self) -> Path:
@@ -73,7 +94,7 @@ class Battered:
         """Submit, lease, ack; whether the partition lived to answer all of it."""
         for _ in range(batches):
             commands = self._batch()
-            self.ledger.ask(commands)
+            self._ask(commands)
             try:
                 replies = front.ask(*commands)
             except EOFError:
@@ -81,28 +102,84 @@ class Battered:
             self._hear(commands, replies)
         return True
 
+    def _ask(self, commands: list[Command]) -> None:
+        self.ledger.ask(commands)
+        for command in commands:
+            match command:
+                case EnqueueMany():
+                    self.ledger.asked.update(job.job_id for job in command.jobs)
+                case Extend():
+                    self.ledger.settling.add(command.job_id)
+                    before = self._progress.setdefault(command.job_id, {b""})
+                    before.add(command.progress)
+                case Pause():
+                    self._paused.setdefault(command.queue, {False}).add(command.paused)
+                case _:
+                    pass
+
     def _hear(self, commands: list[Command], replies: list[Reply]) -> None:
         self.replies += len(replies)
         self.ledger.hear(commands, replies)
         for command, reply in zip(commands, replies, strict=True):
-            if isinstance(reply, Leased):
-                self._held.append(reply)
-            elif isinstance(reply, StorageFull) and isinstance(command, Enqueue):
-                # A definite no: it was never asked for, so it must not be there.
-                self.ledger.asked.discard(command.job_id)
-                self.refused.add(command.job_id)
+            match command, reply:
+                case _, Leased():
+                    self._held.append(reply)
+                    self._progress[reply.job_id] = {b""}
+                case Enqueue(), StorageFull():
+                    self._refuse(command)
+                case EnqueueMany(), StorageFull():
+                    for job in command.jobs:
+                        self._refuse(job)
+                case EnqueueMany(), EnqueuedMany():
+                    self.ledger.stored.update((job.job_id, job) for job in command.jobs)
+                case Extend(), Extended():
+                    lease = self.ledger.leases[command.job_id]
+                    self.ledger.leases[command.job_id] = msgspec.structs.replace(
+                        lease, lease_until_ms=reply.lease_until_ms
+                    )
+                    self.ledger.settling.discard(command.job_id)
+                    self._progress[command.job_id] = {command.progress}
+                case Pause(), Settled():
+                    self._paused[command.queue] = {command.paused}
+                case Cancel(), Settled():
+                    self._cancelled.add(command.job_id)
+                case _:
+                    pass
+
+    def _refuse(self, job: Enqueue) -> None:
+        # A definite no: it was never asked for, so it must not be there.
+        self.ledger.asked.discard(job.job_id)
+        self.refused.add(job.job_id)
 
     def _batch(self) -> list[Command]:
-        self._submitted += 1
-        text = b"x" * self._random.choice((1, 30, 400))
-        commands: list[Command] = [enqueue(self._submitted, text), Lease(LEASE_MS)]
+        commands: list[Command] = [self._submit(), Lease(LEASE_MS, worker="worker 1")]
         if self._held and self._random.random() < 0.9:
             held = self._held.pop(self._random.randrange(len(self._held)))
             if self._random.random() < 0.2:
                 commands.append(Fail(held.job_id, held.lease_token, b"failed"))
             else:
                 commands.append(Ack(held.job_id, held.lease_token, b"done"))
+        commands.append(self._another())
         return commands
+
+    def _submit(self, options: bytes = b"", **own: Any) -> Enqueue:
+        self._submitted += 1
+        text = b"x" * self._random.choice((1, 30, 400))
+        return Enqueue(job_id(self._submitted), text, 3, "owner", options, **own)
+
+    def _another(self) -> Command:
+        """One of the calls that plain jobs do not know."""
+        draw = self._random.random()
+        others = [each for each, job in self.ledger.stored.items() if job.options]
+        if draw < 0.3 and self._held:
+            held = self._held[-1]
+            return Extend(held.job_id, held.lease_token, 2 * LEASE_MS, b"%d" % self._submitted)
+        if draw < 0.5 and others:
+            return Cancel(self._random.choice(others))
+        if draw < 0.6:
+            return Pause("other", self._random.random() < 0.5)
+        first = self._submit(OTHER, group="orders", digest=b"digest %d" % self._submitted)
+        return EnqueueMany([first, self._submit(OTHER, expires_at_ms=1 << 50)])
 
     def check(self, partition: PartitionProcess, front: ProcessFront) -> None:
         """Hold the partition to all that it said, by its replies and by its files."""
@@ -123,7 +200,29 @@ class Battered:
         """What the log on disk lacks of what clients were told."""
         found = Driver(loaded(self.directory), sizes=SIZES)
         assert found.found.bad_snapshots == []
-        return self.ledger.losses(found)
+        return self.ledger.losses(found) + list(self._other_losses(found))
+
+    def _other_losses(self, found: Driver) -> Iterator[str]:
+        jobs = found.state.jobs
+        for each, submit in self.ledger.stored.items():
+            if (job := jobs.by_id.get(each)) is None:
+                continue  # the ledger says so
+            own = job.own or Own()
+            key = KindKey(submit.options, submit.owner, submit.max_retries)
+            said = Own(submit.group, submit.digest, submit.expires_at_ms)
+            if jobs.kind(job).key != key or (job.state is State.READY and own != said):
+                yield f"job {each.hex()} was submitted otherwise: {job}"
+            if each in self._cancelled and job.state is not State.CANCELLED:
+                yield f"job {each.hex()} is not cancelled any more: {job}"
+            progress = self._progress.get(each)
+            if job.state is State.RUNNING and progress is not None:
+                assert job.run is not None
+                if job.run.progress not in progress or job.run.worker != "worker 1":
+                    yield f"job {each.hex()} is {job}, its progress should be of {progress}"
+        for name, may_be in self._paused.items():
+            queue = jobs.kinds.queues.get(name)
+            if (queue is not None and queue.paused) not in may_be:
+                yield f"queue {name} is paused, or is not"
 
 
 def _is_stopped(pid: int) -> bool:

@@ -5,15 +5,19 @@ only then read texts and reply. ``Ledger`` is the other side: it remembers what 
 told, and says what a recovered partition has lost of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from partitions import filling
+from partitions.answers import Answer, JobFound
 from partitions.checkpoint import Checkpoints
 from partitions.errors import BlobUnreadableError
-from partitions.job import Job, Outcome, State
+from partitions.filling import TextAnswer
+from partitions.job import Job, State
+from partitions.kinds import KindKey
 from partitions.log import Identity, Sizes
 from partitions.messages import (
     Ack,
@@ -24,21 +28,13 @@ from partitions.messages import (
     JobView,
     Lease,
     Leased,
-    LeaseLost,
     Reply,
     Settled,
     Unreadable,
 )
 from partitions.recovery import recover
 from partitions.slots import SLOTS, make_job_id
-from partitions.state import (
-    Answer,
-    JobFound,
-    LeaseGranted,
-    PartitionState,
-    Policy,
-    SettledBefore,
-)
+from partitions.state import PartitionState, Policy
 from tests.support.fake_disk import FakeDisk
 
 if TYPE_CHECKING:
@@ -85,7 +81,7 @@ class Driver:
                 disk,
                 DIRECTORY,
                 IDENTITY,
-                self.state,
+                self.state.jobs,
                 self.log,
                 newest=self.found.snapshot,
                 record_bytes=self.found.record_bytes,
@@ -93,6 +89,7 @@ class Driver:
                 growth_bytes_min=checkpoint_bytes,
                 step_jobs=step_jobs,
                 duty=0,
+                patience=1,
             )
 
     def handle(self, commands: list[Command], now_ms: int) -> list[Reply]:
@@ -104,19 +101,12 @@ class Driver:
         events: list[Event] = []
         answers: list[Answer] = []
         for command in commands:
-            text = text_of(command)
-            text_at = self.log.next_blob_at(len(text)) if text else 0
-            applied = self.state.apply(command, now_ms, text_at)
-            if text and applied.keeps_text:
-                self.log.stage(text)
+            applied = self.state.apply(command, now_ms, self.log.put)
             events += applied.events
             answers.append(applied.reply)
         if events:
             self.log.commit(events, now_ms)
-        return [
-            filled(answer, command, self.log.read)
-            for answer, command in zip(answers, commands, strict=True)
-        ]
+        return [filled(answer, self.log.read) for answer in answers]
 
     def make_room(self, now_ms: int) -> None:
         """What the actor does after the replies went out."""
@@ -127,7 +117,7 @@ class Driver:
     def view(self, wanted: bytes) -> Reply:
         """The job as readers see it."""
         answer = self.state.find(wanted)
-        return filled(answer, Lease(0), self.log.read)
+        return filled(answer, self.log.read)
 
     def payload(self, wanted: bytes) -> bytes | None:
         """The job's payload, read back from the disk; None once nobody needs it: it is ACKED."""
@@ -142,49 +132,16 @@ class Driver:
         self.log.close()
 
 
-def filled(answer: Answer, command: Command, read: Callable[[int], bytes]) -> Reply:
+def filled(answer: Answer, read: Callable[[int], bytes]) -> Reply:
     """The reply that a front gets; ``read`` gives the text at a position."""
-    try:
-        return _filled(answer, command, read)
-    except BlobUnreadableError:
-        assert isinstance(answer, LeaseGranted | SettledBefore | JobFound)
-        return Unreadable(answer.job_id)
 
+    def fill(each: TextAnswer) -> tuple[Reply, int]:
+        try:
+            return filling.filled(each, read)
+        except BlobUnreadableError:
+            return Unreadable(each.view.job_id if isinstance(each, JobFound) else each.job_id), 0
 
-def _filled(answer: Answer, command: Command, read: Callable[[int], bytes]) -> Reply:
-    match answer:
-        case LeaseGranted():
-            return Leased(
-                answer.job_id,
-                read(answer.payload_at),
-                answer.lease_until_ms,
-                answer.attempt,
-                answer.lease_token,
-                answer.max_retries,
-                answer.created_at_ms,
-            )
-        case SettledBefore():
-            text = read(answer.outcome_at) if answer.outcome_at else b""
-            return (Settled if text == text_of(command) else LeaseLost)(answer.job_id)
-        case JobFound():
-            return _view(answer, read(answer.outcome_at) if answer.outcome_at else None)
-        case _:
-            return answer
-
-
-def _view(found: JobFound, text: bytes | None) -> JobView:
-    error = text if found.outcome is Outcome.ERROR else None
-    return JobView(
-        found.job_id,
-        found.state.name,
-        found.attempts,
-        found.max_retries,
-        found.created_at_ms,
-        found.lease_until_ms,
-        text if found.outcome is Outcome.RESULT else None,
-        b"lease expired" if found.outcome is Outcome.EXPIRED else error,
-        found.owner,
-    )
+    return filling.reply_to(answer, fill)[0]
 
 
 def text_of(command: Command) -> bytes:
@@ -202,15 +159,24 @@ def text_of(command: Command) -> bytes:
 
 def jobs_of(state: PartitionState) -> dict[bytes, Job]:
     """Every job, inside."""
-    return state._jobs
+    return state.jobs.by_id
 
 
 class Snapshot(msgspec.Struct, frozen=True):
     """All of a state that replaying its events must give again."""
 
     jobs: dict[bytes, Job]
-    ready: list[bytes]
+    """Without the numbers of their kinds, which mean nothing."""
+    kinds: dict[bytes, KindKey]
+    ready: dict[str, list[bytes]]
+    """By queue, in the order in which they are to be leased."""
+    paused: set[str]
+    counts: dict[str, dict[str, int]]
     finished: dict[State, list[bytes]]
+    """By the time of their end; those of one moment by submission, for it does not matter."""
+    finished_own: list[tuple[int, bytes]]
+    order: list[bytes]
+    unfinished: int
     last_number: int
     last_token: int
     timers: list[tuple[int, bytes]]
@@ -219,21 +185,39 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 def snapshot(state: PartitionState) -> Snapshot:
     """What ``state`` holds. Dead timers are left out: replay may have more of them."""
-    ready = state._ready
+    jobs = state.jobs
     return Snapshot(
-        jobs={each: msgspec.structs.replace(job) for each, job in state._jobs.items()},
-        ready=[
-            job.job_id
-            for job in sorted(
-                [*ready._fresh, *(job for _, job in ready._returned)], key=lambda job: job.number
-            )
-        ],
-        finished={kind: [job.job_id for job in queue] for kind, queue in state._finished.items()},
-        last_number=state._last_number,
-        last_token=state._last_token,
-        timers=sorted({timer for timer in state._timers._heap if state._matters(timer)}),
-        timers_live=state._timers_live,
+        jobs={
+            each: msgspec.structs.replace(job.copied(), kind=0) for each, job in jobs.by_id.items()
+        },
+        kinds={each: jobs.kind(job).key for each, job in jobs.by_id.items()},
+        ready={
+            name: [job.job_id for job in queue.ready]
+            for name, queue in jobs.kinds.queues.items()
+            if len(queue.ready)
+        },
+        paused={name for name, queue in jobs.kinds.queues.items() if queue.paused},
+        counts={
+            name: {state.name: n for state in State if (n := queue.counts[state])}
+            for name, queue in jobs.kinds.queues.items()
+            if queue.jobs
+        },
+        finished={state: _finished(queue) for state, queue in jobs.finished.items()},
+        finished_own=sorted({each for each in jobs.finished_own._heap if jobs.is_to_go(each)}),
+        order=[job.job_id for job in jobs.order],
+        unfinished=jobs.unfinished,
+        last_number=jobs.last_number,
+        last_token=jobs.last_token,
+        timers=sorted({timer for timer in jobs.timers._heap if jobs.matters(timer)}),
+        timers_live=jobs._timers_live,
     )
+
+
+def _finished(queue: Iterable[Job]) -> list[bytes]:
+    there = [job for job in queue if job.state is not State.GONE]
+    times = [job.due_ms for job in there]
+    assert times == sorted(times), "a job that ended later stands before another"
+    return [job.job_id for job in sorted(there, key=lambda job: (job.due_ms, job.number))]
 
 
 class Ledger:
@@ -296,8 +280,9 @@ class Ledger:
         view = found.view(job.job_id)
         assert isinstance(view, JobView)
         wrong = []
-        if job.attempts > job.attempts_max:
-            wrong.append(f"job {name} had {job.attempts} attempts of {job.attempts_max}")
+        attempts_max = found.state.jobs.kind(job).attempts_max
+        if job.attempts > attempts_max:
+            wrong.append(f"job {name} had {job.attempts} attempts of {attempts_max}")
         lease = self.leases.get(job.job_id)
         if lease is not None and (
             job.lease_token < lease.lease_token or job.attempts < lease.attempt
@@ -308,7 +293,7 @@ class Ledger:
             wrong.append(f"ack of job {name} is lost: {view}")
         failed = self.failed.get(job.job_id)
         if failed is not None and job.lease_token == failed.lease_token:
-            expected = "DEAD" if job.attempts == job.attempts_max else "RETRY"
+            expected = "DEAD" if job.attempts == attempts_max else "RETRY"
             if (view.state, view.result_error) != (expected, failed.error):
                 wrong.append(f"failure of job {name} is lost: {view}")
         if (

@@ -1,7 +1,8 @@
 """A partition over a real Unix socket whose disk is a list and whose faults are made to order.
 
 Its jobs are kept by the real ``PartitionState``, so it refuses what a partition refuses; only
-the log and the process are missing. It notes every frame that a front sends.
+the log and the process are missing. It notes every frame that a front sends. Hints it gives only
+where a test wants them.
 """
 
 import socket
@@ -13,36 +14,19 @@ from pathlib import Path
 import trio
 
 from partitions.framing import Deframer, frame
-from partitions.job import Outcome
 from partitions.messages import (
     PUSH_ID,
-    Ack,
     Command,
-    Enqueue,
-    Fail,
     Hello,
     Hint,
-    JobView,
-    Leased,
-    LeaseLost,
     Reply,
     Request,
     Response,
-    Settled,
     decode_requests,
     encode_responses,
 )
-from partitions.slots import first_slot
-from partitions.state import (
-    Answer,
-    JobFound,
-    LeaseGranted,
-    PartitionState,
-    Policy,
-    SettledBefore,
-)
+from tests.support.stateful import Stateful
 
-START_MS = 1_700_000_000_000
 _RECEIVE_BYTES = 1 << 16
 
 
@@ -57,24 +41,22 @@ class Fault(Enum):
     """Nothing is carried out, nothing is answered."""
 
 
-class FakePartition:
-    """One partition; ``serving`` runs it."""
+class FakePartition(Stateful):
+    """One partition; ``run`` serves it."""
 
     def __init__(self, path: Path, partition: int = 0, partitions: int = 1) -> None:
+        super().__init__(partition, partitions)
         self.path = str(path)
-        self.partition = partition
-        slots = range(first_slot(partition, partitions), first_slot(partition + 1, partitions))
-        self.state = PartitionState(Policy(slots=slots))
-        self.now_ms = START_MS
+        self.hints = False
+        """Whether it says what its queues would give, as a partition does."""
         self.greeting = encode_responses(
-            [Response(PUSH_ID, Hello(partition, partitions)), Response(PUSH_ID, Hint(ready=False))]
+            [Response(PUSH_ID, Hello(partition, partitions)), Response(PUSH_ID, Hint([]))]
         )
         self.frames: list[list[Request]] = []
         self.connections = 0
         self.faults: list[Fault] = []
         """Used up one by one, a frame each; with none left the partition is well."""
         self.answer: Callable[[Command], Reply] = self.carry_out
-        self._texts = [b""] * 64  # no text is at so low a position
         self._open: dict[trio.SocketStream, trio.CancelScope] = {}
         self._reading = trio.Event()
         self._reading.set()
@@ -84,13 +66,10 @@ class FakePartition:
         """Everything that fronts asked for, in order of arrival."""
         return [request.command for requests in self.frames for request in requests]
 
-    def carry_out(self, command: Command) -> Reply:
-        """Do what a partition does with ``command``."""
-        text = _text_of(command)
-        applied = self.state.apply(command, self.now_ms, len(self._texts) if text else 0)
-        if applied.keeps_text:
-            self._texts.append(text)
-        return self._filled(applied.reply, command)
+    async def tell(self) -> None:
+        """Push what a partition would push by now."""
+        for push in self.pushes():
+            await self.push(push)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen until cancelled; then the socket's path is gone, as after a kill."""
@@ -143,11 +122,14 @@ class FakePartition:
             try:
                 await self._reading.wait()
                 await stream.send_all(frame(self.greeting))
+                if self.hints and (heads := self.greet()):
+                    await stream.send_all(frame(encode_responses([Response(PUSH_ID, Hint(heads))])))
                 await self._read(stream)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass  # The front hung up; that is all it can do to us.
             finally:
                 del self._open[stream]
+                self.watched.clear()
                 with trio.CancelScope(shield=True):
                     await trio.aclose_forcefully(stream)
 
@@ -169,50 +151,5 @@ class FakePartition:
         if fault is Fault.LOST_AFTER:
             raise trio.BrokenResourceError
         await stream.send_all(frame(encode_responses(replies)))
-
-    def _filled(self, answer: Answer, command: Command) -> Reply:
-        match answer:
-            case LeaseGranted():
-                return Leased(
-                    answer.job_id,
-                    self._texts[answer.payload_at],
-                    answer.lease_until_ms,
-                    answer.attempt,
-                    answer.lease_token,
-                    answer.max_retries,
-                    answer.created_at_ms,
-                )
-            case JobFound():
-                return self._view(answer)
-            case SettledBefore():
-                same = self._texts[answer.outcome_at] == _text_of(command)
-                return (Settled if same else LeaseLost)(answer.job_id)
-            case _:
-                return answer
-
-    def _view(self, found: JobFound) -> JobView:
-        text = self._texts[found.outcome_at] if found.outcome_at else None
-        error = b"lease expired" if found.outcome is Outcome.EXPIRED else text
-        return JobView(
-            found.job_id,
-            found.state.name,
-            found.attempts,
-            found.max_retries,
-            found.created_at_ms,
-            found.lease_until_ms,
-            text if found.outcome is Outcome.RESULT else None,
-            error if found.outcome in (Outcome.ERROR, Outcome.EXPIRED) else None,
-            found.owner,
-        )
-
-
-def _text_of(command: Command) -> bytes:
-    match command:
-        case Enqueue():
-            return command.payload
-        case Ack():
-            return command.result or b""
-        case Fail():
-            return command.error
-        case _:
-            return b""
+        if self.hints:
+            await self.tell()

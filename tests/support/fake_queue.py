@@ -1,7 +1,8 @@
 """A queue node in a few lines of trio, for the benchmark's tests: it can misbehave.
 
 It answers what the benchmark asks and nothing more, keeps no promise, and does what
-``Habits`` says: stall, refuse, repeat ids, hang up, send an answer byte by byte.
+``Habits`` says: stall, refuse, repeat ids, hang up, send an answer byte by byte, lease fewer
+jobs than there are, lease one twice, refuse one ack of many.
 """
 
 import json
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import trio
 
@@ -28,6 +30,11 @@ class Habits:
     close_after_request: int = 0
     bytewise: bool = False
     garbage: bytes = b""
+    lease_at_most: int = 1_000
+    lease_again: bool = False
+    """In a later answer, what was leased first comes once more in place of a job that waits."""
+    refuse_ack: int = 0
+    """That ack of those that came many in a request is refused, counted from 1."""
 
 
 @dataclass
@@ -39,6 +46,9 @@ class FakeQueue:
     requests: int = 0
     waiting: deque[tuple[str, str]] = field(default_factory=deque)
     acked: list[str] = field(default_factory=list)
+    leases_asked: list[int] = field(default_factory=list)
+    """``max`` of each lease of many."""
+    first_leased: tuple[str, str] | None = None
     connections: int = 0
 
     async def serve(self, stream: trio.SocketStream) -> None:
@@ -79,11 +89,14 @@ class FakeQueue:
             case "GET", ["health"]:
                 return 200, b"OK"
             case "POST", ["jobs"]:
-                job_id = self.habits.same_id or str(uuid.uuid4())
-                self.waiting.append((job_id, json.loads(body)["payload"]))
-                return 201, json.dumps({"job_id": job_id}).encode()
+                return 201, json.dumps({"job_id": self._submit(json.loads(body))}).encode()
+            case "POST", ["jobs", "batch"]:
+                job_ids = [self._submit(job) for job in _only(json.loads(body), "jobs")]
+                return 201, json.dumps({"job_ids": job_ids}).encode()
             case "POST", ["jobs", "lease"]:
-                return self._lease()
+                return self._lease_many(_only(json.loads(body), "max")) if body else self._lease()
+            case "POST", ["jobs", "ack"]:
+                return self._ack_many(_only(json.loads(body), "acks"))
             case "POST", ["jobs", job_id, "ack"]:
                 assert json.loads(body) == {"lease_token": "7", "result": "ok"}
                 self.acked.append(job_id)
@@ -91,19 +104,53 @@ class FakeQueue:
             case _:
                 raise AssertionError(f"the benchmark asked for {method} {target}")
 
+    def _submit(self, job: dict[str, Any]) -> str:
+        job_id = self.habits.same_id or str(uuid.uuid4())
+        self.waiting.append((job_id, job["payload"]))
+        return job_id
+
     def _lease(self) -> tuple[int, bytes]:
         if not self.waiting:
             return 404, b'{"error":"no jobs available"}'
-        job_id, payload = self.waiting.popleft()
-        lease = {
-            "job_id": job_id,
-            "payload": payload,
-            "lease_until": "2025-12-26T10:30:00Z",
-            "attempt": 1,
-            "lease_token": "7",
-            "queue": "default",
-        }
-        return 200, json.dumps(lease).encode()
+        return 200, json.dumps(_lease_of(*self.waiting.popleft())).encode()
+
+    def _lease_many(self, count: int) -> tuple[int, bytes]:
+        self.leases_asked.append(count)
+        if not self.waiting:
+            return 404, b'{"error":"no jobs available"}'
+        count = min(count, self.habits.lease_at_most, len(self.waiting))
+        jobs = [self.waiting.popleft() for _ in range(count)]
+        if self.first_leased is None:
+            self.first_leased = jobs[0]
+        elif self.habits.lease_again:
+            jobs[0] = self.first_leased
+        return 200, json.dumps({"jobs": [_lease_of(*job) for job in jobs]}).encode()
+
+    def _ack_many(self, acks: list[dict[str, str]]) -> tuple[int, bytes]:
+        results: list[dict[str, Any]] = []
+        for ack in acks:
+            assert ack == {"job_id": ack["job_id"], "lease_token": "7"}
+            self.acked.append(ack["job_id"])
+            lost = len(self.acked) == self.habits.refuse_ack
+            results.append({"status": 409, "error": "lease lost"} if lost else {"status": 200})
+        return 200, json.dumps({"results": results}).encode()
+
+
+def _only(body: dict[str, Any], name: str) -> Any:
+    """The value of the one field that there is."""
+    assert body.keys() == {name}
+    return body[name]
+
+
+def _lease_of(job_id: str, payload: str) -> dict[str, Any]:
+    return {
+        "job_id": job_id,
+        "payload": payload,
+        "lease_until": "2025-12-26T10:30:00Z",
+        "attempt": 1,
+        "lease_token": "7",
+        "queue": "default",
+    }
 
 
 @asynccontextmanager

@@ -1,55 +1,58 @@
 """A partition with a past: what every record of its log says, for tests that damage it."""
 
-import random
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from partitions.job import Job, State
+from partitions.job import EMPTY_AT, FINISHED, Job
 from partitions.log import Sizes
-from partitions.messages import Ack, Command, Fail, Lease, Leased
 from partitions.record import SEGMENT_HEADER_BYTES, Record, SegmentHeader, decode_segment_header
 from partitions.record import scan as scan_records
 from partitions.retry import Backoff
 from partitions.state import Policy
-from tests.support.driver import DIRECTORY, START_MS, Driver, enqueue, jobs_of
+from tests.support.driver import DIRECTORY, START_MS, Driver, jobs_of
 from tests.support.fake_disk import FakeDisk
+from tests.support.mixed import Mixed
+from tests.support.witness import Whole, whole
 
-SIZES = Sizes(segment_bytes=768, extent_bytes=512, reserve_bytes=64)
-"""Some ten records fill a segment."""
+SIZES = Sizes(segment_bytes=1280, extent_bytes=1024, reserve_bytes=256)
+"""Some five records fill a segment."""
 
 LEASE_MS = 60_000
 POLICY = Policy(backoff=Backoff(5, 5))
 
 if TYPE_CHECKING:
     from partitions.events import Event
+    from partitions.kinds import KindKey
 
 T = TypeVar("T")
 
 
 class Past:
-    """A partition that has run for some batches and was killed."""
+    """A partition that has run for some batches of every call there is, and was killed."""
 
     def __init__(
-        self, batches: int = 60, *, seed: int = 1, checkpoint_bytes: int | None = None
+        self, batches: int = 60, *, seed: int = 5, checkpoint_bytes: int | None = None
     ) -> None:
         self.disk = FakeDisk()
         self.records: dict[int, list[Event]] = {}
         """``{lsn: its events}``."""
-        self._random = random.Random(seed)
+        self._client = Mixed(seed, LEASE_MS, (1, 8, 30))
         self._driver = Driver(self.disk, POLICY, SIZES, checkpoint_bytes)
-        self._held: list[Leased] = []
-        self._submitted = 0
         self._play(batches)
         state = self._driver.state
         self.jobs: dict[bytes, Job] = dict(jobs_of(state))
         """Every job as it is in truth."""
+        self.kinds: dict[bytes, KindKey] = {
+            each: state.jobs.kind(job).key for each, job in self.jobs.items()
+        }
+        self.whole: Whole = whole(state)
         self.texts: dict[bytes, tuple[bytes, bytes]] = {
             each: (self._text(job.payload_at), self._text(job.outcome_at))
             for each, job in self.jobs.items()
         }
         """``{job: (payload, result or error)}``; empty where there is none."""
-        self.last_token = state._last_token
+        self.last_token = state.jobs.last_token
         self.last_lsn = self._driver.log.next_lsn - 1
         self._driver.close()
 
@@ -86,31 +89,11 @@ class Past:
         log.commit = recorded  # type: ignore[method-assign]
         for index in range(batches):
             now_ms = START_MS + index * 3
-            replies = self._driver.handle(self._batch(), now_ms)
-            self._held += [reply for reply in replies if isinstance(reply, Leased)]
+            self._client.hear(self._driver.handle(self._client.batch(now_ms), now_ms))
             self._driver.make_room(now_ms)
 
-    def _batch(self) -> list[Command]:
-        commands: list[Command] = []
-        for _ in range(self._random.randint(1, 3)):
-            draw = self._random.random()
-            if draw < 0.45 or not self._held:
-                self._submitted += 1
-                text = b"payload %d " % self._submitted * self._random.randint(1, 4)
-                commands.append(enqueue(self._submitted, text, self._random.randint(1, 3)))
-                commands.append(Lease(LEASE_MS))
-            elif draw < 0.7:
-                held = self._held.pop(self._random.randrange(len(self._held)))
-                commands.append(Ack(held.job_id, held.lease_token, b"result"))
-            elif draw < 0.85:
-                held = self._held.pop(self._random.randrange(len(self._held)))
-                commands.append(Fail(held.job_id, held.lease_token, b"an error"))
-            else:
-                commands.append(Lease(LEASE_MS))
-        return commands
-
     def _text(self, position: int) -> bytes:
-        return self._driver.log.read(position) if position > 2 else b""
+        return self._driver.log.read(position) if position > EMPTY_AT else b""
 
 
 def records_of(content: bytes) -> list[Record]:
@@ -151,4 +134,4 @@ def finished(steps: Generator[float, None, T]) -> T:
 
 def unfinished(job: Job) -> bool:
     """Whether it can still be leased, or is."""
-    return job.state not in (State.ACKED, State.DEAD)
+    return job.state not in FINISHED

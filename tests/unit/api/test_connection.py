@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
 from math import inf
 from types import coroutine
+from typing import Any
 
 import pytest
 import trio
@@ -14,6 +15,7 @@ from api.answer import TEXT, Answer
 from api.calls import Call, in_task
 from api.connection import Connection
 from api.door import Door, Request
+from api.parking import Deadlines, Parked
 from api.readiness import Readiness
 from api.settings import DoorLimits
 from api.transport import Gone, PlainTransport
@@ -489,3 +491,91 @@ async def test_pipelined_requests_are_answered_in_order_each_when_its_reply_is_h
             assert len(lane.calls) == turn + 1
             lane.calls[turn].answer(SETTLED)
             await said(client, b"/%d Settled" % turn)
+
+
+# Long polls ------------------------------------------------------------------------------------
+
+
+class Poll:
+    """A lane whose one route is parked until it is woken."""
+
+    def __init__(self, client: Client) -> None:
+        self.deadlines = Deadlines()
+        self.parked: list[Parked] = []
+        self.requests: list[Request] = []
+        self.left = 0
+        client.door.lane = self  # type: ignore[misc]  # of the test's own door
+
+    def route(self, method: str, target: str) -> Any:
+        return self.wait
+
+    async def wait(self, request: Request) -> Answer:
+        parked = self.deadlines.park(60)
+        self.parked.append(parked)
+        self.requests.append(request)
+        try:
+            await parked.wait()
+        finally:
+            self.deadlines.leave(parked)
+            self.left += 1
+        return Answer(200, str(request.gone()).encode(), TEXT)
+
+
+POLL = b"POST /jobs/lease HTTP/1.1\r\nHost: a\r\nIdempotency-Key: k\r\n\r\n"
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_who_is_parked_is_answered_when_he_is_woken(times: int) -> None:
+    client = Client()
+    poll = Poll(client)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.run)
+        for number in range(times):  # the first is begun in the task, the others in place
+            await client.theirs.send(POLL)
+            await until_waiting()
+            assert len(poll.parked) == number + 1
+            poll.parked[-1].wake()
+            answer = await client.theirs.recv(1000)
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert answer.endswith(b"False")
+        nursery.cancel_scope.cancel()
+    client.theirs.close()
+    assert {request.idempotency_key for request in poll.requests} == {"k"}
+    assert len(poll.deadlines) == 0
+
+
+async def test_a_parked_request_is_known_to_be_gone_when_its_client_is() -> None:
+    client = Client()
+    poll = Poll(client)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.run)
+        await client.theirs.send(POLL)
+        await until_waiting()
+        assert not poll.requests[0].gone()
+        client.theirs.shutdown(socket.SHUT_WR)
+        assert poll.requests[0].gone()
+        nursery.cancel_scope.cancel()
+    client.theirs.close()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_who_hangs_up_while_parked_leaves_nothing_parked(times: int) -> None:
+    client = Client()
+    poll = Poll(client)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.run)
+        for _ in range(times):
+            await client.theirs.send(POLL)
+            await until_waiting()
+            if len(poll.parked) < times:
+                poll.parked[-1].wake()
+                await client.theirs.recv(1000)
+        client.theirs.close()
+        await until_waiting()
+        for _ in range(2):
+            await trio.sleep(0.01)
+            client.door.sweep()
+        await until_waiting()
+        assert poll.left == times
+        assert len(poll.deadlines) == 0
+        assert not client.door.connections

@@ -81,6 +81,34 @@ def test_a_head_says_what_was_sent() -> None:
     assert head.refusal is None
 
 
+def test_an_idempotency_key_is_the_headers_value() -> None:
+    raw = b"POST /jobs HTTP/1.1\r\nHost: a\r\n%bContent-Length: 0\r\n\r\n"
+    assert head_of(raw % b"").idempotency_key is None
+    assert head_of(raw % b"Idempotency-Key:\r\n").idempotency_key == ""
+    assert head_of(raw % b"IDEMPOTENCY-KEY: a b\xe9 \r\n").idempotency_key == "a b\xe9"
+
+
+@pytest.mark.parametrize("name", [b"Idempotency-Key", b"Authorization"])
+@pytest.mark.parametrize("second", [b"x", b"y", b""])
+def test_two_of_what_there_must_be_one_of_are_refused(name: bytes, second: bytes) -> None:
+    # Which of them counts would be a matter of who reads it.
+    twice = b"%b: x\r\n%b: %b\r\n" % (name, name.lower(), second)
+    parser = RequestParser(LIMITS)
+    parser.feed(b"POST /jobs HTTP/1.1\r\nHost: a\r\n%bContent-Length: 0\r\n\r\n" % twice)
+    with pytest.raises(Malformed) as caught:
+        parser.next_head()
+    assert caught.value.problem.status == 400
+    assert caught.value.problem.error == f"more than one {name.decode()} header"
+
+
+def test_the_idempotency_key_of_one_request_is_not_the_next_ones() -> None:
+    # Heads that were seen before are remembered: not for another key.
+    raw = b"POST /jobs HTTP/1.1\r\nHost: a\r\n%bContent-Length: 0\r\n\r\n"
+    keys = [b"Idempotency-Key: 1\r\n", b"Idempotency-Key: 2\r\n", b"", b"Idempotency-Key: 1\r\n"]
+    found = parse([raw % key for key in keys])
+    assert [head.idempotency_key for head, _ in found] == ["1", "2", None, "1"]
+
+
 def test_a_trailer_is_never_a_header() -> None:
     found = parse(
         [

@@ -1,36 +1,39 @@
 import re
-from typing import cast
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from api.answer import Answer
-from api.endpoints import JobEndpoints, JobRequest
 from api.lane import HEALTHY, Lane, LaneHandler
+
+if TYPE_CHECKING:
+    from api.endpoints import JobEndpoints
 
 JOB_ID = "01234567-89ab-7def-8123-456789abcdef"
 
 
 class Endpoints:
-    """Answers with the name of what was called."""
+    """Answers with what was called."""
 
-    async def submit(self, request: JobRequest) -> Answer:
-        return Answer(200, b"submit " + request.body)
+    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Answer]]:
+        async def called(*arguments: object) -> Answer:
+            *words, request = arguments
+            assert isinstance(request, Request)
+            return Answer(200, " ".join([name, *map(str, words)]).encode() + b" " + request.body)
 
-    async def lease(self, request: JobRequest) -> Answer:
-        return Answer(200, b"lease " + request.body)
-
-    async def ack(self, job_id: str, request: JobRequest) -> Answer:
-        return Answer(200, f"ack {job_id} ".encode() + request.body)
-
-    async def get(self, job_id: str, request: JobRequest) -> Answer:
-        return Answer(200, f"get {job_id} ".encode() + request.body)
+        return called
 
 
 class Request:
     authorization = None
+    idempotency_key = None
     body = b"body"
+
+    def gone(self) -> bool:
+        return False
 
 
 def route(method: str, target: str) -> LaneHandler | None:
@@ -43,7 +46,14 @@ def route(method: str, target: str) -> LaneHandler | None:
         ("POST", "/jobs", "submit body"),
         ("POST", "/jobs/lease", "lease body"),
         ("POST", f"/jobs/{JOB_ID}/ack", f"ack {JOB_ID} body"),
-        ("GET", f"/jobs/{JOB_ID}", f"get {JOB_ID} body"),
+        ("GET", f"/jobs/{JOB_ID}", f"get {JOB_ID}  body"),
+        ("GET", f"/jobs/{JOB_ID}?wait=30s", f"get {JOB_ID} wait=30s body"),
+        ("GET", f"/jobs/{JOB_ID}?wait=1.5", f"get {JOB_ID} wait=1.5 body"),
+        ("POST", "/jobs/batch", "submit_many body"),
+        ("POST", "/jobs/ack", "ack_many body"),
+        ("POST", "/jobs/extend", "extend_many body"),
+        ("POST", f"/jobs/{JOB_ID}/extend", f"extend {JOB_ID} body"),
+        ("POST", f"/jobs/{JOB_ID}/release", f"release {JOB_ID} body"),
     ],
 )
 async def test_the_hot_routes_are_taken(method: str, target: str, called: str) -> None:
@@ -89,8 +99,23 @@ async def test_health_needs_nothing() -> None:
         ("POST", f"/jobs/{JOB_ID}/ack\n"),
         ("POST", f"/jobs/{JOB_ID}/ack?x"),
         ("POST", f"/jobs/{JOB_ID}//ack"),
-        ("POST", f"/jobs/{JOB_ID}/extend"),
-        ("GET", f"/jobs/{JOB_ID}?wait=1"),
+        ("POST", f"/jobs/{JOB_ID}/cancel"),
+        ("POST", f"/jobs/{JOB_ID}/retry"),
+        ("DELETE", f"/jobs/{JOB_ID}"),
+        ("GET", f"/jobs/{JOB_ID}/release"),
+        ("POST", f"/jobs/{JOB_ID}?wait=1"),
+        ("POST", f"/jobs/{JOB_ID}/ack?wait=1"),
+        ("GET", f"/jobs/{JOB_ID}?"),
+        ("GET", f"/jobs/{JOB_ID}?wait="),
+        ("GET", f"/jobs/{JOB_ID}?wait=1&wait=2"),
+        ("GET", f"/jobs/{JOB_ID}?wait=%31"),
+        ("GET", f"/jobs/{JOB_ID}?wait=1\n"),
+        ("GET", f"/jobs/{JOB_ID}?wait={'1' * 17}"),
+        ("GET", f"/jobs/{JOB_ID}?Wait=1"),
+        ("GET", f"/jobs/{JOB_ID}?limit=1"),
+        ("GET", "/jobs/batch"),
+        ("GET", "/jobs/extend"),
+        ("GET", "/queues"),
         ("GET", f"/jobs/{JOB_ID}\n"),
         ("GET", f"/jobs/{JOB_ID}/"),
         ("GET", f"/jobs/{JOB_ID.upper()}"),
@@ -110,9 +135,13 @@ def test_every_other_form_goes_to_the_app(method: str, target: str) -> None:
     assert route(method, target) is None
 
 
-PLAIN = re.compile(r"/health|/jobs(/lease|/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(/ack)?)?\Z")
+JOB = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+PLAIN = {
+    "GET": re.compile(rf"/health|/jobs/{JOB}(\?wait=[0-9a-z.]+)?"),
+    "POST": re.compile(rf"/jobs(/batch|/lease|/ack|/extend|/{JOB}/(ack|extend|release))?"),
+}
 pieces = st.sampled_from(
-    ["/", "jobs", "lease", "ack", JOB_ID, "?", "%2f", "health", ".", "\n", "A"]
+    ["/", "jobs", "lease", "ack", "batch", JOB_ID, "?", "wait=1", "%2f", "health", ".", "\n", "A"]
 )
 
 
@@ -122,5 +151,4 @@ pieces = st.sampled_from(
 )
 def test_what_is_taken_has_exactly_one_of_the_plain_forms(method: str, target: str) -> None:
     if route(method, target) is not None:
-        assert method in ("GET", "POST")
-        assert PLAIN.match(target)
+        assert PLAIN[method].fullmatch(target)

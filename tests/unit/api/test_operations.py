@@ -1,52 +1,73 @@
+import time
 from collections import Counter
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
-from api import operations as operations_module
-from api import partition_client, problems
+from api import asking, partition_client, problems
 from api.caller import SCOPES_OF, Caller
 from api.calls import driven
 from api.operations import Operations
-from api.schemas import Ack, JobCreated, JobStatus, LeasedJob, LeaseJob, Submit
+from api.schemas import Ack, Extend, LeaseRequest, Release, Submit
+from api.submitting import Accepted
+from api.views import JobStatus, LeasedJob, QueueBody, QueuesBody
 from partitions.messages import (
+    Cancel,
     Command,
     Enqueue,
     Enqueued,
+    Forget,
     Get,
     Hello,
     Hint,
     Lease,
+    Many,
+    QueueView,
+    QueueViews,
     Reply,
+    Retry,
     StorageFull,
     Tick,
     Unreadable,
     WrongPartition,
 )
-from partitions.slots import parse_job_id, partition_of, slot_of
+from partitions.messages import Release as ReleaseJob
+from partitions.options import Options, encode_options
+from partitions.slots import format_job_id, parse_job_id, partition_of, slot_of
+from tests.support.by_hand import Run, partitions_of, settle
 from tests.support.fake_partition import Fault
 from tests.support.partitions import Fleet, fleet_of
 from tests.support.polling import until
 
 CALLER = Caller("client_12345678", "owner-a", "admin", frozenset(SCOPES_OF["admin"]))
-JOB = Submit(b"payload", 3)
+JOB = Submit(b"payload", 3, "default", b"")
 UNKNOWN_ID = "01234567-89ab-7def-8123-456789abcdef"
 LEASE_MS = 30_000
 
 
 def operations_of(fleet: Fleet) -> Operations:
-    return Operations(fleet.clients, lease_duration_ms=LEASE_MS)
+    return Operations(fleet.clients)
 
 
 async def submitted(operations: Operations, job: Submit = JOB) -> str:
     done = await driven(operations.submit(CALLER, job))
-    assert isinstance(done, JobCreated)
-    return done.job_id
+    assert isinstance(done, Accepted)
+    return format_job_id(done.job_id)
+
+
+def lease_one(operations: Operations) -> Coroutine[Any, Any, object]:
+    return operations.lease(CALLER, LeaseRequest(), there)
+
+
+def there() -> bool:
+    return False
 
 
 async def leased(operations: Operations) -> LeasedJob:
-    done = await driven(operations.lease(CALLER, LeaseJob()))
+    done = await driven(lease_one(operations))
     assert isinstance(done, LeasedJob)
     return done
 
@@ -73,7 +94,7 @@ def sent(fleet: Fleet, kind: type[Command]) -> list[Command]:
 async def test_a_job_goes_from_submit_to_acked(tmp_path: Path) -> None:
     async with fleet_of(tmp_path, 2) as (fleet, _):
         operations = operations_of(fleet)
-        job_id = await submitted(operations, Submit("päylöad".encode(), 5))
+        job_id = await submitted(operations, Submit("päylöad".encode(), 5, "default", b""))
         lease = await leased(operations)
         assert lease == LeasedJob(
             job_id,
@@ -83,6 +104,8 @@ async def test_a_job_goes_from_submit_to_acked(tmp_path: Path) -> None:
             "1",
             5,
             "2023-11-14T22:13:20Z",
+            "default",
+            {},
         )
         running = await shown(operations, job_id)
         assert (running.state, running.attempts, running.lease_until) == (
@@ -92,7 +115,14 @@ async def test_a_job_goes_from_submit_to_acked(tmp_path: Path) -> None:
         )
         assert await driven(operations.ack(CALLER, job_id, Ack(1, b"result"))) is None
         assert await shown(operations, job_id) == JobStatus(
-            job_id, "ACKED", 1, 5, "2023-11-14T22:13:20Z", result="result"
+            job_id,
+            "ACKED",
+            1,
+            5,
+            "2023-11-14T22:13:20Z",
+            "default",
+            result="result",
+            finished_at="2023-11-14T22:13:20Z",
         )
 
 
@@ -154,7 +184,7 @@ async def test_an_ack_without_a_token_needs_a_running_job(tmp_path: Path) -> Non
 
 async def test_nothing_to_lease_is_a_404_in_the_contracts_words(tmp_path: Path) -> None:
     async with fleet_of(tmp_path, 2) as (fleet, _):
-        assert await driven(operations_of(fleet).lease(CALLER, LeaseJob())) == problems.NO_JOBS
+        assert await driven(lease_one(operations_of(fleet))) == problems.NO_JOBS
 
 
 @pytest.mark.parametrize(
@@ -179,6 +209,14 @@ async def test_an_id_that_names_no_job_is_not_found_under_the_name_it_was_given(
         operations = operations_of(fleet)
         assert await driven(operations.get(CALLER, job_id)) == problems.job_not_found(job_id)
         assert await driven(operations.ack(CALLER, job_id, Ack(7))) == problems.ack_unknown(job_id)
+        missing = problems.job_not_found(job_id)
+        assert await driven(operations.extend(CALLER, job_id, Extend(7))) == missing
+        assert await driven(operations.release(CALLER, job_id, Release(7))) == missing
+        assert await driven(operations.change(CALLER, job_id, "cancel")) == missing
+        assert await driven(operations.change(CALLER, job_id, "retry")) == missing
+        assert await driven(operations.forget(CALLER, job_id)) == missing
+        assert await driven(operations.ack_many(CALLER, [(job_id, Ack(7))])) == [missing]
+        assert await driven(operations.extend_many(CALLER, [(job_id, Extend(7))])) == [missing]
         if job_id != UNKNOWN_ID:
             assert not sent(fleet, Get), "what is no id is not looked up"
 
@@ -245,7 +283,7 @@ async def test_with_every_partition_down_all_is_503_and_to_be_tried_again(
             await fleet.kill(number)
         outcomes = [
             await driven(operations.submit(CALLER, JOB)),
-            await driven(operations.lease(CALLER, LeaseJob())),
+            await driven(lease_one(operations)),
             await driven(operations.get(CALLER, UNKNOWN_ID)),
             await driven(operations.ack(CALLER, UNKNOWN_ID, Ack())),
             await driven(operations.ack(CALLER, UNKNOWN_ID, Ack(1))),
@@ -333,7 +371,7 @@ async def test_a_lease_whose_partition_was_lost_is_503_and_not_given_again(
         operations = operations_of(fleet)
         await submitted(operations)
         fleet.partitions[0].faults = [Fault.LOST_AFTER]
-        assert await driven(operations.lease(CALLER, LeaseJob())) == problems.PARTITION_DOWN
+        assert await driven(lease_one(operations)) == problems.PARTITION_DOWN
         assert len(sent(fleet, Lease)) == 1
 
 
@@ -357,7 +395,7 @@ async def test_lost_twice_is_outcome_unknown(tmp_path: Path) -> None:
 async def test_a_partition_that_stays_away_is_outcome_unknown_after_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operations_module, "_AGAIN_WITHIN_S", 0.05)
+    monkeypatch.setattr(asking, "AGAIN_WITHIN_S", 0.05)
     async with fleet_of(tmp_path, 1) as (fleet, nursery):
         operations = operations_of(fleet)
         partition = fleet.partitions[0]
@@ -378,7 +416,7 @@ async def test_a_partition_that_hangs_is_not_waited_for_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partition_client, "_SILENCE_S", 0.2)
-    monkeypatch.setattr(operations_module, "_AGAIN_WITHIN_S", 1e6)
+    monkeypatch.setattr(asking, "AGAIN_WITHIN_S", 1e6)
     async with fleet_of(tmp_path, 1) as (fleet, _):
         operations = operations_of(fleet)
         job_id = await submitted(operations)
@@ -411,7 +449,7 @@ async def test_too_much_in_flight_is_503_to_be_tried_again(
         operations = operations_of(fleet)
         outcomes = [
             await driven(operations.submit(CALLER, JOB)),
-            await driven(operations.lease(CALLER, LeaseJob())),
+            await driven(lease_one(operations)),
             await driven(operations.get(CALLER, UNKNOWN_ID)),
             await driven(operations.ack(CALLER, UNKNOWN_ID, Ack(1))),
         ]
@@ -426,11 +464,11 @@ async def test_a_text_that_the_disk_does_not_give_back_is_500_with_the_job_named
         fleet.partitions[0].answer = lambda command: Unreadable(raw(UNKNOWN_ID))
         operations = operations_of(fleet)
         assert await driven(operations.get(CALLER, UNKNOWN_ID)) == problems.unreadable(UNKNOWN_ID)
-        assert await driven(operations.lease(CALLER, LeaseJob())) == problems.unreadable(UNKNOWN_ID)
+        assert await driven(lease_one(operations)) == problems.unreadable(UNKNOWN_ID)
 
 
 @pytest.mark.parametrize(
-    "reply", [Hello(0, 1), Hint(ready=True), WrongPartition(b"\0" * 16), Enqueued(b"\0" * 16)]
+    "reply", [Hello(0, 1), Hint([]), WrongPartition(b"\0" * 16), Enqueued(b"\0" * 16)]
 )
 async def test_a_reply_that_does_not_fit_claims_nothing(tmp_path: Path, reply: Reply) -> None:
     async with fleet_of(tmp_path, 1) as (fleet, _):
@@ -438,7 +476,7 @@ async def test_a_reply_that_does_not_fit_claims_nothing(tmp_path: Path, reply: R
         operations = operations_of(fleet)
         if not isinstance(reply, Enqueued):
             assert await driven(operations.submit(CALLER, JOB)) == problems.INTERNAL
-        assert await driven(operations.lease(CALLER, LeaseJob())) == problems.INTERNAL
+        assert await driven(lease_one(operations)) == problems.INTERNAL
         assert await driven(operations.get(CALLER, UNKNOWN_ID)) == problems.INTERNAL
         assert await driven(operations.ack(CALLER, UNKNOWN_ID, Ack(1))) == problems.INTERNAL
 
@@ -453,3 +491,165 @@ async def test_a_hung_partition_costs_no_more_than_its_own_jobs(tmp_path: Path) 
             nursery.start_soon(fleet.clients[0].call, Tick())
             for job_id in others:
                 assert (await shown(operations, job_id)).state == "READY"
+
+
+# Many at once --------------------------------------------------------------------------------
+
+
+async def test_many_acks_go_in_one_message_to_each_partition_and_come_back_in_order(
+    tmp_path: Path,
+) -> None:
+    async with fleet_of(tmp_path, 3) as (fleet, _):
+        operations = operations_of(fleet)
+        for _ in range(30):
+            await submitted(operations)
+        held = [await leased(operations) for _ in range(30)]
+        acks = [(each.job_id, Ack(int(each.lease_token), b"r")) for each in held]
+        lost = (held[3].job_id, Ack(999, b"r"))
+        asked = [*acks[:10], lost, (UNKNOWN_ID, Ack(1)), ("x", Ack(1)), *acks[10:]]
+        outcomes = await driven(operations.ack_many(CALLER, asked))
+        missing = [problems.job_not_found(UNKNOWN_ID), problems.job_not_found("x")]
+        assert outcomes == [None] * 10 + [problems.LEASE_LOST, *missing] + [None] * 20
+        assert len(sent(fleet, Many)) == 3
+        # Once more: the same, changes nothing.
+        assert await driven(operations.ack_many(CALLER, acks)) == [None] * 30
+
+
+async def test_very_many_go_in_pieces(tmp_path: Path) -> None:
+    async with fleet_of(tmp_path, 1) as (fleet, _):
+        operations = operations_of(fleet)
+        extends = [(UNKNOWN_ID, Extend(1))] * 2_001
+        outcomes = await driven(operations.extend_many(CALLER, extends))
+        assert outcomes == [problems.job_not_found(UNKNOWN_ID)] * 2_001
+        sizes = [len(each.commands) for each in sent(fleet, Many) if isinstance(each, Many)]
+        assert sizes == [1_000, 1_000, 1]
+        large = [(UNKNOWN_ID, Ack(1, b"x" * (1 << 20)))] * 9
+        await driven(operations.ack_many(CALLER, large))
+        sizes = [len(each.commands) for each in sent(fleet, Many) if isinstance(each, Many)]
+        assert sizes[3:] == [4, 4, 1]
+
+
+async def test_with_a_partition_down_the_acks_of_others_are_settled(tmp_path: Path) -> None:
+    async with fleet_of(tmp_path, 2) as (fleet, _):
+        operations = operations_of(fleet)
+        for _ in range(20):
+            await submitted(operations)
+        held = [await leased(operations) for _ in range(20)]
+        await fleet.kill(0)
+        acks = [(each.job_id, Ack(int(each.lease_token))) for each in held]
+        outcomes = await driven(operations.ack_many(CALLER, acks))
+        homes = [partition_of(slot_of(raw(each.job_id)), 2) for each in held]
+        assert outcomes == [problems.PARTITION_DOWN if home == 0 else None for home in homes]
+        assert set(homes) == {0, 1}
+
+
+async def test_an_ack_without_a_token_keeps_its_message_from_being_given_again(
+    tmp_path: Path,
+) -> None:
+    async with fleet_of(tmp_path, 1) as (fleet, _):
+        operations = operations_of(fleet)
+        job_id = await submitted(operations)
+        await leased(operations)
+        fleet.partitions[0].faults = [Fault.LOST_AFTER]
+        outcomes = await driven(operations.ack_many(CALLER, [(job_id, Ack(None, b"r"))]))
+        assert outcomes == [problems.OUTCOME_UNKNOWN]
+        assert len(sent(fleet, Many)) == 1
+
+
+async def test_many_whose_partition_was_lost_are_given_again(tmp_path: Path) -> None:
+    async with fleet_of(tmp_path, 1) as (fleet, _):
+        operations = operations_of(fleet)
+        job_id = await submitted(operations)
+        await leased(operations)
+        fleet.partitions[0].faults = [Fault.LOST_AFTER]
+        assert await driven(operations.ack_many(CALLER, [(job_id, Ack(1, b"r"))])) == [None]
+
+
+# What is not to be done twice ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [Fault.LOST_BEFORE, Fault.LOST_AFTER])
+async def test_what_would_be_another_thing_the_second_time_is_not_given_again(
+    tmp_path: Path, fault: Fault
+) -> None:
+    # A retry that was carried out would be called impossible, a deleted job unknown.
+    async with fleet_of(tmp_path, 1) as (fleet, _):
+        operations = operations_of(fleet)
+        job_id = await submitted(operations)
+        partition = fleet.partitions[0]
+        partition.carry_out(Cancel(raw(job_id)))
+        for operation, kind in (
+            (lambda: driven(operations.change(CALLER, job_id, "retry")), Retry),
+            (lambda: driven(operations.release(CALLER, job_id, Release(1))), ReleaseJob),
+            (lambda: driven(operations.forget(CALLER, job_id)), Forget),
+        ):
+            partition.faults = [fault]
+            assert await operation() == problems.OUTCOME_UNKNOWN
+            with trio.fail_after(5):
+                await fleet.clients[0].wait_serving()
+            assert len(sent(fleet, kind)) == 1
+
+
+async def test_a_cancel_whose_partition_was_lost_is_given_again(tmp_path: Path) -> None:
+    async with fleet_of(tmp_path, 1) as (fleet, _):
+        operations = operations_of(fleet)
+        job_id = await submitted(operations)
+        fleet.partitions[0].faults = [Fault.LOST_AFTER]
+        done = await driven(operations.change(CALLER, job_id, "cancel"))
+        assert isinstance(done, JobStatus)
+        assert done.state == "CANCELLED"
+
+
+async def test_the_worker_of_a_cancelled_job_learns_it(tmp_path: Path) -> None:
+    async with fleet_of(tmp_path, 1) as (fleet, _):
+        operations = operations_of(fleet)
+        job_id = await submitted(operations)
+        await leased(operations)
+        await driven(operations.change(CALLER, job_id, "cancel"))
+        for operation in (
+            operations.extend(CALLER, job_id, Extend(1)),
+            operations.release(CALLER, job_id, Release(1)),
+            operations.ack(CALLER, job_id, Ack(1)),
+        ):
+            assert await driven(operation) == problems.CANCELLED
+
+
+# Queues ----------------------------------------------------------------------------------------
+
+
+async def test_queues_are_summed_over_partitions_and_silent_ones_named(tmp_path: Path) -> None:
+    async with fleet_of(tmp_path, 3) as (fleet, _):
+        operations = operations_of(fleet)
+        mail = Submit(b"x", 3, "mail", encode_options(Options("mail")))
+        for _ in range(30):
+            await submitted(operations)
+            await submitted(operations, mail)
+        whole = await driven(operations.queues(CALLER))
+        assert isinstance(whole, QueuesBody)
+        assert [(each.queue, each.counts["READY"]) for each in whole.queues] == [
+            ("default", 30),
+            ("mail", 30),
+        ]
+        assert whole.unavailable == []
+        await fleet.kill(1)
+        part = await driven(operations.queue(CALLER, "mail"))
+        assert isinstance(part, QueueBody)
+        assert part.unavailable == [1]
+        assert part.counts["READY"] < 30
+        for number in (0, 2):
+            await fleet.kill(number)
+        assert await driven(operations.queues(CALLER)) == problems.PARTITION_DOWN
+        assert await driven(operations.queue(CALLER, "mail")) == problems.PARTITION_DOWN
+
+
+def test_thousands_of_queues_are_shown_in_one_pass() -> None:
+    # Each was once looked for among all: minutes in which the front answered nobody.
+    partitions = partitions_of(4)
+    views = [QueueView(f"q{n}", False, {"READY": 1}, None, 0, {}) for n in range(10_000)]
+    for partition in partitions:
+        partition.answer = lambda command: QueueViews(views)
+    run = Run(Operations([each.client for each in partitions]).queues(CALLER))
+    began = time.process_time()
+    settle(partitions)
+    assert time.process_time() - began < 8
+    assert len(run.result.queues) == 10_000

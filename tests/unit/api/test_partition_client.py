@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from api import partition_client
+from api.calls import driven
 from api.errors import OverloadedError, PartitionUnavailableError
 from api.partition_client import PartitionClient
 from partitions.limits import FRAME_REQUESTS_MAX
@@ -18,19 +19,30 @@ from partitions.messages import (
     Enqueue,
     Enqueued,
     Get,
+    Head,
     Hello,
     Hint,
     JobNotFound,
+    JobsOver,
     Lease,
     NothingReady,
     Reply,
     Response,
     Tick,
+    Unwatch,
     encode_responses,
 )
 from partitions.slots import make_job_id
-from tests.support.fake_partition import START_MS, FakePartition, Fault
+from tests.support.by_hand import HandPartition
+from tests.support.fake_partition import FakePartition, Fault
 from tests.support.polling import until
+from tests.support.stateful import START_MS
+
+HEAD = Head("default", 0, 1)
+
+
+def told(client: PartitionClient) -> dict[str, Head]:
+    return {queue: known.head for queue, known in client.heads.items()}
 
 
 def job_id(number: int, slot: int = 0) -> bytes:
@@ -419,7 +431,7 @@ async def test_after_a_loss_requests_of_the_old_connection_are_not_sent_on_the_n
     [
         encode_responses([Response(PUSH_ID, Hello(1, 2))]),
         encode_responses([Response(PUSH_ID, Hello(0, 2))]),
-        encode_responses([Response(PUSH_ID, Hint(ready=True))]),
+        encode_responses([Response(PUSH_ID, Hint([HEAD]))]),
         encode_responses([Response(1, NothingReady())]),
         encode_responses([]),
         b"",
@@ -469,27 +481,87 @@ async def test_garbage_breaks_the_connection_and_the_next_one_serves(
 async def test_hints_are_remembered_until_the_connection_is_lost(
     running: FakePartition, client: PartitionClient
 ) -> None:
-    assert not client.ready_hint
-    await running.push(Hint(ready=True))
-    await until(lambda: client.ready_hint)
-    await running.push(Hint(ready=False))
-    await until(lambda: not client.ready_hint)
-    await running.push(Hint(ready=True))
-    await until(lambda: client.ready_hint)
+    other = Head("mail", -3, 1)
+    await running.push(Hint([HEAD, other]))
+    await until(lambda: told(client) == {"default": HEAD, "mail": other})
+    better = Head("mail", 5, 2)
+    await running.push(Hint([Head("default", None), Head("unknown", None), better]))
+    await until(lambda: told(client) == {"mail": better})
     running.hang_up()
     await until(lambda: running.connections == 2 and client.serving)
-    assert not client.ready_hint
+    assert client.heads == {}
 
 
 async def test_a_hint_in_the_frame_of_the_greeting_counts(
     running: FakePartition, nursery: trio.Nursery
 ) -> None:
     running.greeting = encode_responses(
-        [Response(PUSH_ID, Hello(0, 1)), Response(PUSH_ID, Hint(ready=True))]
+        [Response(PUSH_ID, Hello(0, 1)), Response(PUSH_ID, Hint([HEAD]))]
     )
     client = PartitionClient(0, 1, running.path)
     nursery.start_soon(client.run)
-    await until(lambda: client.serving and client.ready_hint)
+    await until(lambda: client.serving and told(client) == {"default": HEAD})
+
+
+async def test_pushes_are_passed_on_and_so_is_that_it_went_and_came_back(
+    running: FakePartition, client: PartitionClient
+) -> None:
+    told: list[object] = []
+    client.on_heads = told.append
+    client.on_over = told.append
+    client.on_change = lambda: told.append(client.serving)
+    await running.push(Hint([HEAD]))
+    await running.push(JobsOver([job_id(1)]))
+    await until(lambda: len(told) == 2)
+    running.hang_up()
+    await until(lambda: len(told) >= 4)
+    assert told[:4] == [[HEAD], [job_id(1)], False, True]
+
+
+async def test_what_is_posted_arrives_and_what_cannot_be_sent_is_dropped(
+    running: FakePartition, client: PartitionClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.post(Unwatch(job_id(1)))
+    await until(lambda: running.commands == [Unwatch(job_id(1))])
+    monkeypatch.setattr(partition_client, "REQUESTS_PER_PARTITION_MAX", 0)
+    client.post(Unwatch(job_id(2)))
+    monkeypatch.undo()
+    assert await client.call(Lease(1000)) == NothingReady()
+    assert running.commands == [Unwatch(job_id(1)), Lease(1000)]
+
+
+async def test_a_reply_to_somebody_who_is_gone_goes_to_whoever_takes_it_for_him(
+    running: FakePartition, client: PartitionClient
+) -> None:
+    orphans: list[Reply] = []
+    running.faults = [Fault.MUTE]
+    with trio.move_on_after(0.05):
+        await driven(client.ask(Lease(1000), 0, orphans.append))
+    request_id = running.frames[0][0].request_id
+    assert orphans == []
+    await running.send(encode_responses([Response(request_id, NothingReady())]))
+    await until(lambda: orphans == [NothingReady()])
+
+
+def test_a_reply_that_came_in_the_moment_of_leaving_is_not_lost() -> None:
+    # It is there, but whoever asked was not brought on by it yet.
+    partition = HandPartition()
+    orphans: list[Reply] = []
+    waiting = partition.client.ask(Lease(1000), 0, orphans.append)
+    waiting.send(None)
+    partition.serve()
+    waiting.close()
+    assert orphans == [NothingReady()]
+
+
+def test_a_command_that_was_not_sent_yet_is_not_sent_for_somebody_who_is_gone() -> None:
+    partition = HandPartition()
+    orphans: list[Reply] = []
+    waiting = partition.client.ask(Lease(1000), 0, orphans.append)
+    waiting.send(None)
+    waiting.close()
+    assert not partition.serve()
+    assert orphans == []
 
 
 async def test_ending_the_client_wakes_its_callers(running: FakePartition) -> None:

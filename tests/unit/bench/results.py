@@ -21,7 +21,9 @@ ENVIRONMENT = Environment(
 )
 
 
-def a_result(mode="submit", *, connections=64, done=1000, latency_ms=2.0, waiting=0, **changes):
+def a_result(
+    mode="submit", *, connections=64, done=1000, latency_ms=2.0, waiting=0, batch=1, **changes
+):
     """A measurement of one second in which every unit took ``latency_ms``."""
     latencies = Histogram()
     for _ in range(done):
@@ -32,7 +34,7 @@ def a_result(mode="submit", *, connections=64, done=1000, latency_ms=2.0, waitin
     for name, value in changes.items():
         setattr(phase, name, value)
     return Result(
-        spec=Spec(mode, connections, 1.0, 0.0, waiting=waiting),
+        spec=Spec(mode, connections, 1.0, 0.0, waiting=waiting, batch=batch),
         load=LoadOptions(processes=1, payload_bytes=256, seed=1, silence_s=30.0),
         fronts=2,
         partitions=1,

@@ -67,6 +67,46 @@ async def test_a_cycle_acks_what_it_leases_and_times_each_request():
     assert counts == {"submit": 50, "lease": 50, "ack": 50, "cycle": 50}
 
 
+async def test_batches_count_their_jobs_and_time_their_requests():
+    async with fake_queue() as queue:
+        with driver_for(queue) as (driver, _):
+            result = await run(driver, Phase("batch", count=12, batch=25))
+    assert result.done == len(queue.waiting) == 300
+    assert queue.requests == len(result.latencies["batch"]) == 12
+    assert len({payload for _, payload in queue.waiting}) == 300
+    assert result.submitted_sum
+    assert result.leased_sum == 0
+
+
+@pytest.mark.parametrize("at_most", [1_000, 10, 7, 1])
+async def test_batches_are_leased_whole_however_few_come_at_once(at_most):
+    async with fake_queue(Habits(lease_at_most=at_most)) as queue:
+        with driver_for(queue) as (driver, _):
+            submitted = await run(driver, Phase("batch", count=10, batch=20))
+            result = await run(driver, Phase("batch-lease", count=10, batch=20))
+    assert (result.done, result.refused) == (200, {})
+    assert len(queue.acked) == len(set(queue.acked)) == 200
+    assert len(result.latencies["lease+ack"]) == 10
+    assert len(result.latencies["lease"]) == len(result.latencies["ack"])
+    assert max(queue.leases_asked) == 20
+    assert submitted.submitted_sum == result.leased_sum
+
+
+async def test_an_answer_larger_than_one_read_is_put_together():
+    async with fake_queue() as queue:
+        with driver_for(queue, connections=2, payload_bytes=4_000) as (driver, _):
+            await run(driver, Phase("batch", count=4, batch=100))
+            result = await run(driver, Phase("batch-lease", count=4, batch=100))
+    assert result.done == len(set(queue.acked)) == 400
+
+
+async def test_a_refused_batch_is_one_refusal_and_no_jobs():
+    async with fake_queue(Habits(refuse_from=4, refuse_status=507)) as queue:
+        with driver_for(queue) as (driver, _):
+            result = await run(driver, Phase("batch", count=5, batch=10))
+    assert (result.done, result.refused) == (30, {"batch 507": 2})
+
+
 async def test_phases_follow_each_other_on_the_same_connections():
     async with fake_queue() as queue:
         with driver_for(queue, connections=3) as (driver, _):

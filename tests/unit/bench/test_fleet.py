@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from bench import fleet
 from bench.errors import BenchError
 from bench.fleet import LoadOptions, open_fleet
-from bench.measure import Spec, measure
+from bench.measure import Spec, measure, measure_batch_cycle
 from bench.messages import Phase
 from bench.node import Node
 from tests.support.fake_queue import Habits, fake_queue
@@ -99,3 +99,59 @@ async def test_jobs_left_in_a_running_node_are_counted():
         async with fake_queue() as queue:
             result = await measure(node_at(queue.port), spec, OPTIONS, NoDisplay())
     assert result.left_behind == len(queue.waiting) > 0
+
+
+def batch_cycle(**changes):
+    return Spec("batch-cycle", 4, duration_s=0.05, warmup_s=0.0, batch=10, window=200, **changes)
+
+
+async def test_batch_cycle_measures_the_whole_and_leases_with_acks_alone():
+    with trio.fail_after(30):
+        async with fake_queue(Habits(lease_at_most=7)) as queue:
+            results = await measure_batch_cycle(
+                node_at(queue.port), batch_cycle(), OPTIONS, NoDisplay()
+            )
+    whole, alone = results
+    assert not queue.waiting
+    assert len(set(queue.acked)) == len(queue.acked)
+    assert whole.phase.done == alone.phase.done == len(queue.acked) - 200, "one round of warm-up"
+    assert set(whole.phase.latencies) == {"batch", "lease", "ack", "lease+ack"}
+    assert set(alone.phase.latencies) == {"lease", "ack", "lease+ack"}
+    assert (whole.spec.mode, alone.spec.mode) == ("batch-cycle", "batch-lease")
+    assert whole.seconds > max(alone.seconds, 0.05)
+    assert whole.per_second < alone.per_second
+    assert whole.phase.cpu_s > alone.phase.cpu_s
+    assert whole.left_behind == alone.left_behind == 0
+
+
+@pytest.mark.parametrize(
+    ("habits", "what"),
+    [
+        (Habits(lease_again=True), "leased twice|each once"),
+        (Habits(refuse_ack=33), "1 of 10 acks were refused, the first with 409: lease lost"),
+        (Habits(refuse_from=3), "the batch was refused"),
+        (Habits(refuse_from=22), "the batch-lease was refused"),
+    ],
+)
+async def test_a_batch_cycle_that_does_not_add_up_ends_the_run(habits, what):
+    with trio.fail_after(30):
+        async with fake_queue(habits) as queue:
+            with pytest.raises(BenchError, match=what):
+                await measure_batch_cycle(node_at(queue.port), batch_cycle(), OPTIONS, NoDisplay())
+
+
+async def test_jobs_that_waited_before_are_not_taken_for_those_of_the_batch_cycle():
+    with trio.fail_after(30):
+        async with fake_queue() as queue, open_fleet(node_at(queue.port), 1, OPTIONS) as one:
+            await one.run(Phase("batch", count=1, batch=10), lambda _done: None)
+            with pytest.raises(BenchError, match="each once"):
+                await measure_batch_cycle(node_at(queue.port), batch_cycle(), OPTIONS, NoDisplay())
+
+
+async def test_batches_left_in_a_running_node_are_counted_as_jobs():
+    spec = Spec("batch", 4, duration_s=0.1, warmup_s=0.1, batch=10)
+    with trio.fail_after(30):
+        async with fake_queue() as queue:
+            result = await measure(node_at(queue.port), spec, OPTIONS, NoDisplay())
+    assert result.left_behind == len(queue.waiting) > 0
+    assert result.phase.done % 10 == 0

@@ -25,6 +25,8 @@ def test_the_state_is_measured_at_each_depth():
         "lease + ack, 200 waiting",
     ]
     assert all(figure.per_second > 0 for figure in figures)
+    wanted = [figure.note.partition(" a second")[0] for figure in figures]
+    assert wanted == ["wanted: 250,000", "wanted: 150,000"] * 2, "the same at every depth"
 
 
 def test_the_codecs_are_measured():

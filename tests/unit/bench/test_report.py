@@ -6,6 +6,7 @@ import json
 from rich.console import Console
 
 from bench import report
+from bench.order import Order
 from bench.targets import Target
 from tests.unit.bench.results import ENVIRONMENT, a_result
 
@@ -52,6 +53,22 @@ def test_the_tables_show_rate_quantiles_cpu_and_batch():
     assert "fdatasync of 300 bytes 0.100 ms" in text
 
 
+def test_batches_say_how_many_jobs_a_request_has():
+    result = a_result("batch", batch=100)
+    assert "batch, 100 a request" in tables([result])
+    (seen,) = json.loads(report.to_json(ENVIRONMENT, [result], []))["results"]
+    assert (seen["mode"], seen["batch_jobs"], seen["per_second"]) == ("batch", 100, 1000.0)
+
+
+def test_what_has_no_latency_of_its_own_is_shown_with_its_rate():
+    result = a_result("batch-cycle", batch=100)
+    result.phase.latencies = {"ack": result.phase.latencies["batch-cycle"]}
+    rows = [line for line in tables([result]).splitlines() if "a request" in line or " ack" in line]
+    assert "1,000" in rows[0]
+    assert "2.000" not in rows[0]
+    assert "2.000" in rows[1]
+
+
 def test_refusals_are_shown_with_an_example():
     refused = a_result(refused={"submit 507": 3}, examples={"submit 507": "storage full"})
     assert "3 x submit 507: storage full" in tables([refused])
@@ -74,3 +91,15 @@ def test_a_busy_load_process_is_warned_of():
 
 def test_starts_that_were_never_sent_are_warned_of():
     assert "12 planned starts" in tables([a_result(never_sent=12)])
+
+
+def test_the_order_of_leases_has_a_table_of_its_own():
+    order = Order(200, {0: 20, 1: 10, 5: 5}, {0: 1})
+    result = a_result("order", waiting=1000, batch=10, order=order)
+    text = tables([result])
+    assert "out of order, of 200 jobs leased, 10 a request (2F 1P)" in text
+    assert "20 (10.00%)" in text
+    assert "1 (0.50%)" in text
+    (seen,) = json.loads(report.to_json(ENVIRONMENT, [result], []))["results"]
+    assert seen["order"]["inversions"] == {"0": 20, "1": 10, "5": 5}
+    assert "out of order" not in tables([a_result()])

@@ -43,6 +43,17 @@ def test_cycles_have_a_floor():
     assert verdict("cycles", a_result("cycle", done=5_999)) == "missed"
 
 
+def test_batches_have_a_floor_of_jobs_not_of_requests():
+    assert verdict("jobs/s submitted in", a_result("batch", done=130_000)) == "reached"
+    assert verdict("jobs/s submitted in", a_result("batch", done=129_999)) == "missed"
+    assert verdict("leased and acked in", a_result("batch-cycle", done=50_000)) == "reached"
+    assert verdict("leased and acked in", a_result("batch-cycle", done=49_999)) == "missed"
+
+
+def test_leases_and_acks_alone_are_no_full_cycles():
+    assert verdict("leased and acked in", a_result("batch-lease", done=99_999)) == "not measured"
+
+
 def test_flat_compares_the_deepest_with_the_shallowest():
     shallow = a_result("lease", waiting=1_000, done=1_000)
     assert verdict("flat", a_result("lease", waiting=9_000, done=800), shallow) == "reached"

@@ -5,6 +5,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -13,31 +14,63 @@ import trio.testing
 
 from partitions import actor as module
 from partitions.actor import Actor, Mail
-from partitions.limits import BATCH_REQUESTS_MAX, FRAME_BYTES_SOFT, TEXT_BYTES_MAX
+from partitions.limits import (
+    BATCH_BYTES_MAX,
+    BATCH_REQUESTS_MAX,
+    FRAME_BYTES_SOFT,
+    LEASE_JOBS_MAX,
+    TEXT_BYTES_MAX,
+    WORKER_CHARS_MAX,
+)
 from partitions.log import Sizes, segment_name
 from partitions.messages import (
+    NUMBER_SHIFT,
     PUSH_ID,
     Ack,
+    Cancel,
     Command,
+    Enqueue,
     Enqueued,
+    EnqueuedMany,
+    EnqueueMany,
+    Extend,
+    Extended,
     Fail,
     Get,
+    Head,
     Hello,
     Hint,
     JobNotFound,
+    JobsOver,
     JobView,
     Lease,
     Leased,
+    LeasedMany,
     LeaseLost,
+    LeaseMany,
+    List,
+    Many,
     NothingReady,
+    Page,
+    Pause,
+    QueueViews,
+    Release,
+    Replies,
     Reply,
     Request,
     Response,
+    Retry,
     Settled,
     StorageFull,
+    Sweep,
+    Swept,
+    TooMany,
     Unreadable,
+    Unwatch,
+    ViewQueues,
     decode_responses,
 )
+from partitions.options import Options, encode_options
 from partitions.pipe import BACKLOG_BYTES_HIGH, Pipe
 from partitions.recovery import recover
 from partitions.state import PartitionState, Policy
@@ -103,7 +136,8 @@ class Front:
         ids = list(range(self._last_id + 1, self._last_id + 1 + len(commands)))
         self._last_id += len(commands)
         requests = [Request(each, command) for each, command in zip(ids, commands, strict=True)]
-        self._partition.send.send_nowait(Mail(self.pipe, requests))
+        for mail in Mail.of(self.pipe, requests):
+            self._partition.send.send_nowait(mail)
         return ids
 
     async def replies(self, ids: list[int]) -> list[Reply]:
@@ -296,7 +330,19 @@ async def test_texts_come_back_byte_for_byte(autojump_clock, partition, front):
         assert leased.payload == payload
         await front.ask(Ack(job_id(1), 1, result), Fail(job_id(2), 2, error))
         first, second = await front.ask(Get(job_id(1)), Get(job_id(2)))
-    assert first == JobView(job_id(1), "ACKED", 1, 3, START_MS, None, result, None, "owner")
+    assert first == JobView(
+        job_id(1),
+        "ACKED",
+        1,
+        3,
+        START_MS,
+        None,
+        result,
+        None,
+        "owner",
+        number=START_MS << NUMBER_SHIFT,
+        finished_at_ms=START_MS,
+    )
     assert isinstance(second, JobView)
     assert (second.state, second.result, second.result_error) == ("RETRY", None, error)
 
@@ -354,7 +400,8 @@ async def test_long_replies_are_spread_over_frames(autojump_clock, partition, fr
         before = front.frames
         leased = await front.ask(*[Lease(60_000)] * 6)
     assert [len(each.payload) for each in leased if isinstance(each, Leased)] == [len(text)] * 6
-    assert front.frames - before == 6 * len(text) // FRAME_BYTES_SOFT
+    # And one in which the queue is said to be empty.
+    assert front.frames - before == 6 * len(text) // FRAME_BYTES_SOFT + 1
 
 
 # Hints --------------------------------------------------------------------------------------
@@ -365,7 +412,9 @@ async def test_a_front_is_greeted_with_who_we_are_and_whether_there_is_work(
 ):
     partition.actor.greet(front.pipe)
     assert await front.next_push() == Hello(3, 8)
-    assert await front.next_push() == Hint(ready=False)
+    # With nothing to give there is nothing to hint at.
+    partition.actor.greet(front.pipe)
+    assert await front.next_push() == Hello(3, 8)
 
 
 async def test_a_partition_that_recovered_ready_jobs_says_so(
@@ -373,11 +422,29 @@ async def test_a_partition_that_recovered_ready_jobs_says_so(
 ):
     async with partition.running():
         await front.ask(enqueue(1))
+    assert priorities(await front.next_push()) == {"default": 0}
     again = Partition(Journal())
-    again.state.evolve(PartitionState().apply(enqueue(1), START_MS, 5).events[0])
+    again.state.evolve(PartitionState().apply(enqueue(1), START_MS, lambda _: 64).events[0])
     actor = Actor(again.state, again.log, again.clock, sleep_ms_max=1, partition=0, partitions=1)
     actor.greet(front.pipe)
-    assert [await front.next_push(), await front.next_push()] == [Hello(0, 1), Hint(ready=True)]
+    assert await front.next_push() == Hello(0, 1)
+    assert await front.next_push() == Hint([Head("default", 0, 1)])
+
+
+async def test_what_recovery_found_is_hinted_at_when_it_is_gone(
+    autojump_clock, partition, front, disk
+):
+    async with partition.running():
+        await front.ask(enqueue(1))
+    again = Partition(disk)
+    other = Front(again)
+    again.actor.greet(other.pipe)
+    async with again.running():
+        assert await other.next_push() == Hello(3, 8)
+        assert priorities(await other.next_push()) == {"default": 0}
+        await other.ask(Lease(60_000))
+        assert priorities(await other.next_push()) == {"default": None}
+    other.close()
 
 
 async def test_hints_go_to_every_front_when_readiness_changes_and_only_then(
@@ -392,12 +459,67 @@ async def test_hints_go_to_every_front_when_readiness_changes_and_only_then(
         await front.ask(Lease(60_000))
         await front.ask(Lease(60_000))
         for each in (front, other):
-            pushes = [await each.next_push() for _ in range(4)]
-            assert pushes == [Hello(3, 8), Hint(ready=False), Hint(ready=True), Hint(ready=False)]
+            assert await each.next_push() == Hello(3, 8)
+            line = (0, 1, START_MS, START_MS)
+            assert await each.next_push() == Hint([Head("default", 0, 1, (line,))])
+            # So few that a front cannot reckon with them itself are told of one by one.
+            assert priorities(await each.next_push()) == {"default": 0}
+            assert priorities(await each.next_push()) == {"default": 0}
+            assert await each.next_push() == Hint([Head("default", None)])
         partition.actor.forget(other.pipe)
         await front.ask(enqueue(3))
-        assert await front.next_push() == Hint(ready=True)
+        assert priorities(await front.next_push()) == {"default": 0}
     assert other.pushes == []
+
+
+async def test_a_hint_is_told_again_when_the_priority_of_the_next_job_is_another(
+    autojump_clock, partition, front
+):
+    partition.actor.greet(front.pipe)
+    async with partition.running():
+        for index, priority in enumerate([0, 0, 5, 5, 3]):
+            await front.ask(of_queue(index, "q", priority))
+        for _ in range(5):
+            await front.ask(Lease(60_000, ("q",)))
+        assert await front.next_push() == Hello(3, 8)
+        told = [priorities(await front.next_push())]
+        while told[-1] != {"q": None}:
+            told.append(priorities(await front.next_push()))
+    # Of so few jobs each change is told, of whatever priority.
+    assert [each for each, _ in groupby(told)] == [
+        {"q": 0},
+        {"q": 5},
+        {"q": 3},
+        {"q": 0},
+        {"q": None},
+    ]
+    assert front.pushes == []
+
+
+async def test_the_queues_that_changed_in_one_batch_are_in_one_hint(
+    autojump_clock, partition, front
+):
+    partition.actor.greet(front.pipe)
+    async with partition.running():
+        await front.ask(of_queue(1, "a", 1), of_queue(2, "b", 2), enqueue(3))
+        assert await front.next_push() == Hello(3, 8)
+        assert priorities(await front.next_push()) == {"a": 1, "b": 2, "default": 0}
+        # One that came and went within a batch is none.
+        await front.ask(of_queue(4, "c", 0), Lease(60_000, ("c",)))
+        await front.ask(Pause("a", True))
+        assert priorities(await front.next_push()) == {"a": None}
+        await front.ask(Pause("a", False))
+        assert priorities(await front.next_push()) == {"a": 1}
+
+
+def of_queue(index: int, queue: str, priority: int) -> Enqueue:
+    options = encode_options(Options(queue, priority))
+    return Enqueue(job_id(index), b"payload", 3, "owner", options)
+
+
+def priorities(push: Reply) -> dict[str, int | None]:
+    assert isinstance(push, Hint)
+    return {head.queue: head.priority for head in push.heads}
 
 
 async def test_a_hint_is_sent_after_the_commit_that_made_it_true(autojump_clock, partition, front):
@@ -406,7 +528,7 @@ async def test_a_hint_is_sent_after_the_commit_that_made_it_true(autojump_clock,
     async with partition.running():
         await front.ask(enqueue(1))
         assert await front.next_push() == Hello(3, 8)
-    assert partition.disk.lines == ["write", "sync", "send", "send"]
+    assert partition.disk.lines == ["write", "sync", "send"]
 
 
 async def test_hints_to_a_front_that_reads_nothing_do_not_pile_up(autojump_clock, partition, front):
@@ -416,6 +538,157 @@ async def test_hints_to_a_front_that_reads_nothing_do_not_pile_up(autojump_clock
     async with partition.running():
         await front.ask(enqueue(1))
     assert stuck.pipe.backlog_bytes == 0
+
+
+# Jobs that are waited for -------------------------------------------------------------------
+
+
+async def test_a_front_that_watches_a_job_is_told_once_when_it_is_finished(
+    autojump_clock, partition, front
+):
+    other = Front(partition)
+    for each in (front, other):
+        partition.actor.greet(each.pipe)
+    async with partition.running():
+        await front.ask(enqueue(1), enqueue(2), enqueue(3))
+        (view, missing) = await front.ask(Get(job_id(1), watch=True), Get(job_id(9), watch=True))
+        assert isinstance(view, JobView)
+        assert missing == JobNotFound(job_id(9))
+        await front.ask(Get(job_id(1), watch=True), Get(job_id(2), watch=True))
+        await other.ask(Get(job_id(2), watch=True), Get(job_id(3)))
+        await other.ask(*[Lease(60_000)] * 3)
+        await other.ask(*(Ack(job_id(index), index, b"r") for index in (1, 2, 3)))
+        assert sorted(await over(front)) == [job_id(1), job_id(2)]
+        assert await over(other) == [job_id(2)]
+        assert partition.actor._watchers == {}
+        assert set(partition.actor._watched.values()) == {0}
+        # What is finished already is not waited for.
+        await front.ask(Get(job_id(1), watch=True))
+        assert partition.actor._watchers == {}
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        Cancel(job_id(1)),
+        Fail(job_id(1), 1, b"e", retry=False),
+        Many([Ack(job_id(1), 1, None)]),
+        Sweep("default", "RETRY", "forget"),
+    ],
+    ids=lambda end: type(end).__name__,
+)
+async def test_however_a_job_ends_whoever_watches_it_is_told(autojump_clock, partition, front, end):
+    partition.actor.greet(front.pipe)
+    async with partition.running():
+        await front.ask(enqueue(1), Lease(60_000), Get(job_id(1), watch=True))
+        if isinstance(end, Sweep):
+            await front.ask(Fail(job_id(1), 1, b"not the end"))
+        await front.ask(end)
+        assert await over(front) == [job_id(1)]
+
+
+async def test_a_job_that_dies_by_itself_is_told_of_too(autojump_clock, partition, front):
+    partition.actor.greet(front.pipe)
+    async with partition.running():
+        await front.ask(enqueue(1, max_retries=1), Lease(2_000), Get(job_id(1), watch=True))
+        assert await over(front) == [job_id(1)]
+        assert partition.clock.now_ms() == START_MS + 2_000
+
+
+async def test_whoever_waits_no_more_or_is_gone_is_not_told(autojump_clock, partition, front):
+    gone = Front(partition)
+    for each in (front, gone):
+        partition.actor.greet(each.pipe)
+    async with partition.running():
+        await front.ask(enqueue(1), Get(job_id(1), watch=True))
+        await gone.ask(Get(job_id(1), watch=True))
+        assert await front.ask(Unwatch(job_id(1))) == [Settled(job_id(1))]
+        await front.ask(Unwatch(job_id(1)), Unwatch(job_id(9)))
+        partition.actor.forget(gone.pipe)
+        assert partition.actor._watchers == {}
+        await front.ask(Cancel(job_id(1)), enqueue(2))
+        await front.ask(Get(job_id(2)))
+    for each in (front, gone):
+        assert not [push for push in each.pushes if isinstance(push, JobsOver)]
+
+
+async def test_a_front_watches_a_bounded_number_of_jobs(
+    autojump_clock, partition, front, monkeypatch
+):
+    monkeypatch.setattr(module, "WATCHED_JOBS_MAX", 2)
+    partition.actor.greet(front.pipe)
+    async with partition.running():
+        await front.ask(*(enqueue(index) for index in range(4)))
+        watch = [Get(job_id(index), watch=True) for index in range(4)]
+        replies = await front.ask(watch[0], watch[1], watch[2], watch[0])
+        assert [type(reply) for reply in replies] == [JobView, JobView, TooMany, JobView]
+        await front.ask(Unwatch(job_id(0)))
+        assert isinstance((await front.ask(watch[3]))[0], JobView)
+
+
+async def over(front: Front) -> list[bytes]:
+    """The jobs that the next push of that kind names."""
+    while not isinstance(push := await front.next_push(), JobsOver):
+        pass
+    return push.job_ids
+
+
+# Many at once -------------------------------------------------------------------------------
+
+
+async def test_a_batch_is_one_commit_and_one_answer_in_order(autojump_clock, partition, front):
+    async with partition.running():
+        jobs = [enqueue(index, b"%d" % index) for index in range(500)]
+        assert await front.ask(EnqueueMany(jobs)) == [EnqueuedMany(bytes(500))]
+        (leased,) = await front.ask(LeaseMany(Lease(60_000, worker="w"), 500))
+        assert isinstance(leased, LeasedMany)
+        assert [each.payload for each in leased.jobs] == [job.payload for job in jobs]
+        acks = [Ack(each.job_id, each.lease_token, each.payload) for each in leased.jobs]
+        lost = Ack(job_id(0), 99_999, None)
+        (replies,) = await front.ask(Many([*acks, acks[0], lost]))
+        assert isinstance(replies, Replies)
+        assert replies.replies == [
+            *(Settled(each.job_id) for each in acks),
+            Settled(job_id(0)),
+            LeaseLost(job_id(0)),
+        ]
+        assert partition.log.next_lsn == 4
+        (page,) = await front.ask(List(0, 2))
+    assert isinstance(page, Page)
+    assert [(view.job_id, view.state, view.result) for view in page.jobs] == [
+        (job_id(0), "ACKED", None),
+        (job_id(1), "ACKED", None),
+    ]
+
+
+async def test_of_many_leases_one_that_cannot_be_read_costs_no_other(
+    autojump_clock, partition, front, caplog
+):
+    async with partition.running():
+        await front.ask(enqueue(1), enqueue(2, b"to be damaged"), enqueue(3))
+        inode = partition.disk._inode(DIRECTORY / segment_name(1))
+        inode.seen[inode.seen.index(b"to be damaged")] ^= 1
+        (leased,) = await front.ask(LeaseMany(Lease(60_000), 3))
+        assert isinstance(leased, LeasedMany)
+        assert [each.job_id for each in leased.jobs] == [job_id(1), job_id(3)]
+        assert job_id(2).hex() in caplog.text
+        await trio.sleep(61)
+        # All three came back; alone it is an answer of its own.
+        await front.ask(Cancel(job_id(1)), Cancel(job_id(3)))
+        assert await front.ask(LeaseMany(Lease(60_000), 3)) == [Unreadable(job_id(2))]
+
+
+async def test_an_error_that_cannot_be_read_is_missing_from_a_page_and_no_more(
+    autojump_clock, partition, front
+):
+    async with partition.running():
+        await front.ask(enqueue(1), enqueue(2), Lease(60_000), Lease(60_000))
+        await front.ask(Fail(job_id(1), 1, b"to be damaged"), Fail(job_id(2), 2, b"healthy"))
+        inode = partition.disk._inode(DIRECTORY / segment_name(1))
+        inode.seen[inode.seen.index(b"to be damaged")] ^= 1
+        (page,) = await front.ask(List(0, 10))
+    assert isinstance(page, Page)
+    assert [view.result_error for view in page.jobs] == [None, b"healthy"]
 
 
 # Time ---------------------------------------------------------------------------------------
@@ -428,7 +701,7 @@ async def test_an_expired_lease_is_noticed_at_its_deadline_without_a_request(
     async with partition.running():
         await front.ask(enqueue(1), Lease(1_234))
         front.pushes.clear()
-        assert await front.next_push() == Hint(ready=True)
+        assert priorities(await front.next_push()) == {"default": 0}
         assert partition.clock.now_ms() == START_MS + 1_234
         (view,) = await front.ask(Get(job_id(1)))
     assert isinstance(view, JobView)
@@ -441,7 +714,7 @@ async def test_a_job_is_leasable_the_moment_its_backoff_is_over(autojump_clock, 
         await front.ask(enqueue(1), Lease(600), Fail(job_id(1), 1, b"e"))
         front.pushes.clear()
         delay_ms = Policy().backoff.delay_ms(job_id(1), 1)
-        assert await front.next_push() == Hint(ready=True)
+        assert priorities(await front.next_push()) == {"default": 0}
         assert partition.clock.now_ms() == START_MS + delay_ms
         (leased,) = await front.ask(Lease(600))
         assert isinstance(leased, Leased)
@@ -529,6 +802,43 @@ async def test_hundreds_of_acks_fit_the_reserve(autojump_clock, partition, front
             ]
 
 
+async def test_batches_go_on_from_the_reserve_when_they_fit_and_submits_do_not(
+    autojump_clock, partition, front
+):
+    async with partition.running():
+        await front.ask(EnqueueMany([enqueue(index) for index in range(40)]))
+        fill_up(partition)
+        assert await front.ask(BIG, EnqueueMany([enqueue(50)])) == [StorageFull()] * 2
+        _, leased = await front.ask(BIG, LeaseMany(Lease(60_000), 40))
+        assert isinstance(leased, LeasedMany)
+        assert len(leased.jobs) == 40
+        acks: list[Ack | Fail | Extend | Release] = [
+            Ack(each.job_id, each.lease_token, b"r") for each in leased.jobs
+        ]
+        large = Many([Ack(acks[0].job_id, 1, bytes(TEXT_BYTES_MAX)), *acks[1:]])
+        refused, settled = (await front.ask(BIG, large, Many(acks[:20])))[1:]
+        assert refused == StorageFull()
+        assert settled == Replies([Settled(each.job_id) for each in acks[:20]])
+        held = acks[20]
+        replies = await front.ask(
+            BIG,
+            Extend(held.job_id, 21, 90_000),
+            Release(held.job_id, 21),
+            Cancel(held.job_id),
+            Retry(held.job_id),
+            Pause("default", True),
+            Sweep("default", "READY", "forget", scan=50),
+        )
+        assert [type(reply) for reply in replies] == [
+            StorageFull, Extended, Settled, Settled, Settled, Settled, Swept,
+        ]  # fmt: skip
+        (_, page, queues) = await front.ask(BIG, List(0, 100), ViewQueues())
+        assert isinstance(page, Page)
+        assert isinstance(queues, QueueViews)
+        assert queues.queues[0].counts == {"ACKED": 20, "RUNNING": 19}
+        assert len(page.jobs) == 39
+
+
 async def test_without_even_the_reserve_only_reads_are_answered(autojump_clock, partition, front):
     async with partition.running():
         await front.ask(enqueue(1), Lease(60_000))
@@ -559,7 +869,7 @@ async def test_a_deadline_that_there_is_no_room_for_is_awaited_and_not_spun_on(
         partition.disk.space_bytes = None
         # It heals within seconds, without a request.
         with trio.fail_after(5):
-            assert await front.next_push() == Hint(ready=True)
+            assert priorities(await front.next_push()) == {"default": 0}
 
 
 async def test_a_log_that_cannot_make_zeros_for_another_reason_ends_the_actor(
@@ -598,3 +908,31 @@ async def test_a_front_that_is_slow_but_reads_is_waited_for(autojump_clock, part
         ids = front.mail(*[Lease(600_000)] * 14)
         await trio.sleep(3)
         assert all(isinstance(reply, Leased) for reply in await front.replies(ids))
+
+
+async def test_replies_that_are_long_without_texts_are_spread_over_frames_too(
+    autojump_clock, partition, front
+):
+    options = encode_options(Options(tags=(("k", "v" * 4_000),)))
+    jobs = [Enqueue(job_id(index), b"p", 3, "owner", options) for index in range(300)]
+    async with partition.running():
+        await front.ask(EnqueueMany(jobs))
+        before = front.frames
+        pages = await front.ask(*[List(0, 300)] * 4)
+        assert [len(page.jobs) for page in pages if isinstance(page, Page)] == [300] * 4
+        assert front.frames - before == 4
+        before = front.frames
+        leased = await front.ask(*[LeaseMany(Lease(60_000), 150)] * 2, ViewQueues())
+        assert [len(each.jobs) for each in leased if isinstance(each, LeasedMany)] == [150] * 2
+        assert front.frames - before == 2
+
+
+def test_what_no_record_could_hold_is_more_than_one_mail():
+    worker = "\U0001f600" * WORKER_CHARS_MAX
+    many = LeaseMany(Lease(None, ("default",), worker), LEASE_JOBS_MAX)
+    requests = [Request(number, many) for number in range(1, 129)]
+    mails = Mail.of(None, requests)  # type: ignore[arg-type]
+    assert [each for mail in mails for each in mail.requests] == requests
+    assert len(mails) > 1
+    assert all(mail.record_bytes <= BATCH_BYTES_MAX for mail in mails)
+    assert len(Mail.of(None, requests[:2])) == 1  # type: ignore[arg-type]

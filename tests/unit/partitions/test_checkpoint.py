@@ -38,7 +38,7 @@ def test_growth_within_one_segment_brings_one_snapshot_after_the_other():
     driver = Driver(disk, sizes=Sizes(1 << 20, 512, 256), checkpoint_bytes=300)
     for index in range(60):
         driver.handle([enqueue(index, b"x" * 50)], START_MS)
-        for _ in range(5):
+        for _ in range(8):
             driver.make_room(START_MS)
     assert len(snapshots(disk)) == 2
 
@@ -246,7 +246,7 @@ def test_disk_use_follows_live_data_when_a_backlog_is_acked_at_random(text_bytes
     def pass_time() -> None:
         nonlocal now_ms
         now_ms += 1_000
-        for _ in range(5):
+        for _ in range(8):
             driver.make_room(now_ms)
 
     for batch in batches:
@@ -267,7 +267,36 @@ def test_disk_use_follows_live_data_when_a_backlog_is_acked_at_random(text_bytes
             for name in disk.names(DIRECTORY)
             if name.endswith(".seg")
         )
-        worst = max(worst, (used - 1.5 * driver.state.live.total_bytes) / segment_bytes)
+        worst = max(worst, (used - 1.5 * driver.state.jobs.live.total_bytes) / segment_bytes)
     # The promise is two segments, kept at full size (``bench micro storage``: 1.7). Here one holds
     # few jobs, so that what events take beside texts counts for more; without copying it is 6.
     assert worst < 3
+
+
+def test_a_last_snapshot_that_is_given_up_is_said(caplog):
+    disk = FakeDisk()
+    driver = Driver(disk, checkpoint_bytes=1 << 30)
+    driver.handle([enqueue(index) for index in range(100)], START_MS)
+    assert driver.checkpoints is not None
+    assert not driver.checkpoints.finish(START_MS, within_ms=-1)
+    assert [each.message for each in caplog.records if each.levelname == "WARNING"] == [
+        "the last snapshot, of 100 jobs, was not done in -1 ms and is given up: the next start"
+        " reads more log, and loses nothing"
+    ]
+    caplog.clear()
+    disk.faults = Faults(fail_at=0, fail_kinds=("create",), error=errno.ENOSPC, for_good=True)
+    assert not driver.checkpoints.finish(START_MS, 60_000)
+    assert "no room on the disk for the last snapshot" in caplog.text
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE])
+def test_a_snapshot_without_a_descriptor_is_tried_again_later(error):
+    disk = FakeDisk()
+    driver = Driver(disk, sizes=TINY, checkpoint_bytes=1)
+    driver.handle([enqueue(1)], START_MS)
+    disk.faults = Faults(fail_at=0, fail_kinds=("create",), error=error, for_good=True)
+    steps(driver)
+    assert snapshots(disk) == []
+    disk.faults = Faults()
+    steps(driver, START_MS + 20_000)
+    assert len(snapshots(disk)) >= 1

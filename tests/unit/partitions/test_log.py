@@ -60,8 +60,7 @@ def opened(disk: FakeDisk, sizes: Sizes = SIZES) -> Log:
 
 def committed(log: Log, text: bytes, now_ms: int = 1) -> int:
     """One text in a record of its own; returns its position."""
-    position = log.next_blob_at(len(text))
-    log.stage(text)
+    position = log.put(text)
     log.commit([EVENT], now_ms)
     return position
 
@@ -163,10 +162,7 @@ def test_a_failed_commit_raises_what_the_disk_said(disk, log, kind):
 
 def test_texts_stand_where_they_were_promised_to(disk, log):
     texts = [b"one", b"2", b"three" * 50, "vier€".encode()]
-    positions = []
-    for text in texts:
-        positions.append(log.next_blob_at(len(text)))
-        log.stage(text)
+    positions = [log.put(text) for text in texts]
     log.commit([EVENT], 1)
     assert [log.read(position) for position in positions] == texts
     assert all(segment_of(position) == 1 for position in positions)
@@ -401,3 +397,8 @@ def test_without_a_free_descriptor_old_segments_take_turns(disk, log):
     disk.faults = Faults(fail_at=0, fail_kinds=("open",), error=errno.EMFILE, for_good=True)
     with pytest.raises(BlobUnreadableError, match="Too many open files"):
         log.read(positions[0])
+
+
+def test_a_nonce_is_never_0(monkeypatch):
+    monkeypatch.setattr(os, "urandom", bytes)
+    assert module.make_nonce() == 1

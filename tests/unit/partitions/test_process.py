@@ -1,19 +1,33 @@
 """A partition from its first byte: fronts are told how far recovery is, then served."""
 
+import socket
 import tempfile
 from pathlib import Path
 
 import pytest
 import trio
 
-from api.partition_client import PartitionClient
 from partitions import process as module
-from partitions.messages import Enqueue, Enqueued, Get, JobView
+from partitions.messages import (
+    PUSH_ID,
+    Command,
+    Enqueued,
+    Get,
+    Hello,
+    Hint,
+    JobView,
+    Recovering,
+    Reply,
+    Request,
+    Response,
+    decode_responses,
+    encode_requests,
+)
+from partitions.pipe import Pipe
 from partitions.process import PartitionProcess
 from partitions.settings import PartitionSettings
 from tests.support.driver import DIRECTORY, Driver, enqueue, job_id
 from tests.support.fake_disk import FakeDisk
-from tests.support.polling import until
 
 
 @pytest.fixture
@@ -41,7 +55,6 @@ async def test_a_front_that_connects_early_hears_of_recovery_and_then_is_served(
     monkeypatch.setattr(module, "_PIECE_S", 0.0)
     monkeypatch.setattr(module, "_SAY_EVERY_S", 0.0)
     seen = trio.Event()
-    states: list[str] = []
     process = PartitionProcess(PartitionSettings(0, 1, str(DIRECTORY), socket_path), disk)
     original = process._recover_in_pieces
 
@@ -50,20 +63,61 @@ async def test_a_front_that_connects_early_hears_of_recovery_and_then_is_served(
         return await original(state)
 
     monkeypatch.setattr(process, "_recover_in_pieces", held_back)
-    client = PartitionClient(0, 1, socket_path)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(process.run)
-        nursery.start_soon(client.run)
-        await until(lambda: client.state.startswith("recovering"))
-        states.append(client.state)
-        assert not client.serving
-        seen.set()
-        with trio.fail_after(10):
-            await client.wait_serving()
-        assert client.state == "serving"
-        view = await client.call(Get(job_id(5)))
-        assert isinstance(view, JobView)
-        new = Enqueue(job_id(7_000), b"text", 3, "owner")
-        assert await client.call(new) == Enqueued(new.job_id)
-        nursery.cancel_scope.cancel()
-    assert states == ["recovering (0%)"]
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(process.run)
+            front = await Front.connected(socket_path)
+            assert await front.next() == Response(PUSH_ID, Recovering(0))
+            seen.set()
+            shares, reply = [0], (await front.next()).reply
+            while isinstance(reply, Recovering):
+                shares.append(reply.done_percent)
+                reply = (await front.next()).reply
+            assert shares == sorted(shares)
+            assert shares[-1] > 50
+            assert reply == Hello(0, 1)
+            hint = (await front.next()).reply
+            assert isinstance(hint, Hint)
+            assert [(head.queue, head.priority) for head in hint.heads] == [("default", 0)]
+            assert isinstance(await front.ask(Get(job_id(5))), JobView)
+            assert await front.ask(enqueue(7_000)) == Enqueued(job_id(7_000))
+            front.close()
+            nursery.cancel_scope.cancel()
+
+
+class Front:
+    """One front, one request at a time."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+        self._responses: list[Response] = []
+
+    @classmethod
+    async def connected(cls, path: str) -> "Front":
+        """Connect, as soon as somebody listens."""
+        while True:
+            ours = socket.socket(socket.AF_UNIX)
+            try:
+                ours.connect(path)
+            except (FileNotFoundError, ConnectionRefusedError):
+                ours.close()
+                await trio.sleep(0.001)
+            else:
+                return cls(Pipe(ours))
+
+    async def next(self) -> Response:
+        while not self._responses:
+            bodies = await self._pipe.receive()
+            assert bodies, "the pipe was closed"
+            self._responses = [each for body in bodies for each in decode_responses(body)]
+        return self._responses.pop(0)
+
+    async def ask(self, command: Command) -> Reply:
+        """The reply; pushes that come before it are passed by."""
+        self._pipe.send(encode_requests([Request(1, command)]))
+        while (response := await self.next()).request_id == PUSH_ID:
+            pass
+        return response.reply
+
+    def close(self) -> None:
+        self._pipe.close()

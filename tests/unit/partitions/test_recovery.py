@@ -6,7 +6,14 @@ import msgspec
 import pytest
 
 from partitions.errors import CorruptLogError
-from partitions.events import JobAcked, JobForgotten, JobLeased
+from partitions.events import (
+    JobAcked,
+    JobForgotten,
+    JobLeased,
+    JobReleased,
+    JobRetried,
+    LeaseExtended,
+)
 from partitions.log import Identity, Sizes, segment_name
 from partitions.messages import Ack, Get, JobView, Lease, Leased
 from partitions.record import (
@@ -361,8 +368,11 @@ def test_default_sizes_are_those_of_the_limits():
         JobAcked(job_id(7), START_MS, 0),
         JobForgotten(job_id(7)),
         JobLeased(job_id(7), 1, START_MS),
-        # It is there, and is not finished.
-        JobForgotten(job_id(1)),
+        LeaseExtended(job_id(7), START_MS, b""),
+        # It is there, and is neither running nor finished.
+        LeaseExtended(job_id(1), START_MS, b"1"),
+        JobReleased(job_id(1), 0),
+        JobRetried(job_id(1)),
     ],
 )
 def test_a_record_that_cannot_have_happened_is_refused_and_named(event):

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from partitions.answers import Answer, LeaseGranted
 from partitions.census import Census, counting
 from partitions.checkpoint import Checkpoints
 from partitions.disk import RealDisk
@@ -12,7 +13,6 @@ from partitions.errors import BlobUnreadableError, CorruptLogError
 from partitions.log import Sizes, identity_of
 from partitions.messages import Ack, Command, Lease
 from partitions.regroup import Source, loading, regrouping
-from partitions.state import Answer, LeaseGranted
 from tests.support.driver import SMALL, START_MS
 from tests.support.fake_disk import FakeDisk, survivals
 from tests.support.hand_node import HandNode, HandPartition, opened
@@ -92,7 +92,7 @@ def test_its_texts_are_copied_forward_like_any_other(node, tmp_path, monkeypatch
     regroup(RealDisk(), node, new)
     partition = opened(RealDisk(), tmp_path / "new", 0, 1)
     checkpoints = Checkpoints(
-        RealDisk(), new[0], identity_of(0, 1), partition.state, partition.log,
+        RealDisk(), new[0], identity_of(0, 1), partition.state.jobs, partition.log,
         growth_bytes_min=1, duty=0,
     )  # fmt: skip
     first = sorted(name.name for name in new[0].glob("*.seg"))[0]
@@ -114,7 +114,7 @@ def test_its_texts_are_copied_forward_like_any_other(node, tmp_path, monkeypatch
 
 def take(partition: HandPartition, command: Command, now_ms: int) -> Answer:
     """What the actor does, without looking at any text."""
-    applied = partition.state.apply(command, now_ms)
+    applied = partition.state.apply(command, now_ms, partition.log.put)
     partition.log.commit(list(applied.events), now_ms)
     partition.log.make_room(now_ms)
     return applied.reply
@@ -124,7 +124,7 @@ def test_a_damaged_text_stops_it(node):
     directory = node.path / "p-0000"
     partition = opened(RealDisk(), node.path, 0, 2)
     checkpoints = Checkpoints(
-        RealDisk(), directory, identity_of(0, 2), partition.state, partition.log
+        RealDisk(), directory, identity_of(0, 2), partition.state.jobs, partition.log
     )
     assert checkpoints.finish(START_MS, 60_000)
     partition.log.close()

@@ -10,6 +10,8 @@ import msgspec
 import pytest
 
 from partitions.job import Job, State
+from partitions.jobs import Jobs, Piece, StateHead
+from partitions.kinds import KindKey, NumberedKind
 from partitions.positions import make_position
 from partitions.snapshot import (
     MAGIC,
@@ -21,43 +23,44 @@ from partitions.snapshot import (
     snapshot_lsns,
     snapshot_name,
 )
-from partitions.state import PartitionState, StateHead
 from tests.support.fake_disk import FakeDisk, Faults, survivals
 
 DIRECTORY = Path("/data")
 JOBS = 25
 PAYLOAD_AT = make_position(1, 64, 100)
+KIND = NumberedKind(0, KindKey(b"", "owner", 3))
 
 
 def job(number: int) -> Job:
-    return Job(number.to_bytes(16, "big"), number, PAYLOAD_AT, 3, 0, State.READY)
+    return Job(number.to_bytes(16, "big"), number, PAYLOAD_AT, 0, State.READY)
 
 
 def head(jobs: int = JOBS, lsn: int = 42) -> SnapshotHead:
-    return SnapshotHead(1, 0, 512, lsn, 9, 2, StateHead(jobs, jobs, 7, ["owner"], {1: 100}))
+    return SnapshotHead(1, 0, 512, lsn, 9, 2, StateHead(jobs, jobs, 7, ["paused"], {1: 100}))
 
 
 def written(disk: FakeDisk, of: SnapshotHead | None = None) -> Path:
     disk.make_directory(DIRECTORY)
     writer = SnapshotWriter(disk, DIRECTORY, of or head())
+    writer.add(Piece([KIND], []))
     for first in range(1, JOBS + 1, 10):
-        writer.add([job(number) for number in range(first, min(first + 10, JOBS + 1))])
+        writer.add(Piece([], [job(number) for number in range(first, min(first + 10, JOBS + 1))]))
     writer.finish()
     return DIRECTORY / snapshot_name((of or head()).lsn)
 
 
-def loaded(disk: FakeDisk, path: Path) -> tuple[SnapshotHead, PartitionState, list[float]]:
-    state, shares = PartitionState(), []
+def loaded(disk: FakeDisk, path: Path) -> tuple[SnapshotHead, Jobs, list[float]]:
+    jobs, shares = Jobs(), []
 
     def run() -> Generator[float, None, SnapshotHead]:
-        return (yield from load_snapshot(disk, path, state))
+        return (yield from load_snapshot(disk, path, jobs))
 
     steps = run()
     while True:
         try:
             shares.append(next(steps))
         except StopIteration as end:
-            return end.value, state, shares
+            return end.value, jobs, shares
 
 
 def frames(*bodies: bytes) -> bytes:
@@ -71,12 +74,16 @@ def frames(*bodies: bytes) -> bytes:
 def test_what_was_written_is_read():
     disk = FakeDisk()
     path = written(disk)
-    found, state, shares = loaded(disk, path)
+    found, jobs, shares = loaded(disk, path)
     assert found == read_head(disk, path) == head()
-    assert len(state) == state.ready == JOBS
+    assert [each.number for each in jobs.order] == list(range(1, JOBS + 1))
+    queue = jobs.kinds.queues["default"]
+    assert list(queue.ready) == list(jobs.order)
+    assert jobs.kinds.queues["paused"].paused
+    assert jobs.last_token == 7
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
-    assert state.live.by_segment == {1: 100}
+    assert jobs.live.by_segment == {1: 100}
 
 
 def test_a_snapshot_survives_a_power_cut_once_it_is_finished():
@@ -90,7 +97,7 @@ def test_an_unfinished_one_has_no_name_and_an_abandoned_one_leaves_nothing():
     disk = FakeDisk()
     disk.make_directory(DIRECTORY)
     writer = SnapshotWriter(disk, DIRECTORY, head())
-    writer.add([job(1)])
+    writer.add(Piece([], [job(1)]))
     assert disk.names(DIRECTORY) == [f"{snapshot_name(42)}.tmp"]
     writer.abandon()
     assert disk.names(DIRECTORY) == []
@@ -105,15 +112,17 @@ def test_a_disk_that_is_full_at_the_first_write_leaves_nothing():
 
 
 _HEAD = msgspec.msgpack.encode(head())
-_END = msgspec.msgpack.encode([])
-_ONE = msgspec.msgpack.encode([job(1)])
+_END = msgspec.msgpack.encode(Piece([], []))
+_ONE = msgspec.msgpack.encode(Piece([KIND], [job(1)]))
+_BAD_KIND = msgspec.msgpack.encode(Piece([NumberedKind(0, KindKey(b"\xc1", "owner", 3))], []))
 
 
 @pytest.mark.parametrize(
     ("content", "what"),
     [
         (b"", "magic"),
-        (b"QNSNAP\xff\x02", "magic"),
+        (b"QNSNAP\xff\x03", "magic"),
+        (b"QNSNAP\xff\x01", "earlier version"),
         (MAGIC, "ends before its last frame"),
         (frames(_END), "no head"),
         (frames(_HEAD, _END), f"0 of {JOBS} jobs"),
@@ -122,6 +131,7 @@ _ONE = msgspec.msgpack.encode([job(1)])
         (frames(_HEAD, _END) + b"\0", "something follows"),
         (frames(b"\xc1", _END), "cannot be read"),
         (frames(_HEAD, b"\x91\xc1", _END), "cannot be read"),
+        (frames(_HEAD, _BAD_KIND, _END), "cannot be read"),
         (frames(_ONE, _END), "cannot be read"),
         (MAGIC + struct.pack("<II", 1 << 31, 0), "claims 2147483648 bytes"),
         (frames(_HEAD)[:-1], "claims|checksum"),
@@ -132,11 +142,11 @@ def test_anything_else_is_a_bad_snapshot_and_changes_no_state(content, what):
     disk.make_directory(DIRECTORY)
     path = DIRECTORY / snapshot_name(42)
     disk.put(path, content)
-    state = PartitionState()
+    jobs = Jobs()
     with pytest.raises(BadSnapshotError, match=what) as caught:
-        list(load_snapshot(disk, path, state))
+        list(load_snapshot(disk, path, jobs))
     assert caught.value.path == path
-    assert len(state) == 0
+    assert (len(jobs.by_id), list(jobs.kinds)) == (0, [])
 
 
 def test_frames_cannot_be_swapped_or_left_out():
@@ -148,8 +158,8 @@ def test_frames_cannot_be_swapped_or_left_out():
         (length,) = struct.unpack_from("<I", content, at)
         parts.append(content[at : at + 8 + length])
         at += 8 + length
-    assert len(parts) == 5
-    for order in ([0, 2, 1, 3, 4], [0, 2, 3, 4], [0, 1, 1, 2, 3, 4], [1, 0, 2, 3, 4]):
+    assert len(parts) == 6
+    for order in ([0, 1, 3, 2, 4, 5], [0, 2, 3, 4, 5], [0, 1, 2, 2, 3, 4, 5], [1, 0, 2, 3, 4, 5]):
         disk.put(path, MAGIC + b"".join(parts[index] for index in order))
         with pytest.raises(BadSnapshotError):
             loaded(disk, path)

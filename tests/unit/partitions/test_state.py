@@ -1,10 +1,18 @@
 """The state, one promise at a time; ``property/test_state_model`` has them all together."""
 
 import itertools
+from typing import Any
 
 import pytest
 
 from partitions import state as module
+from partitions.answers import (
+    JobFound,
+    LeaseGranted,
+    LeasesGranted,
+    ManyAnswers,
+    SettledBefore,
+)
 from partitions.events import (
     BackoffOver,
     Event,
@@ -14,35 +22,51 @@ from partitions.events import (
     JobForgotten,
     JobLeased,
     LeaseExpired,
+    QueuePaused,
 )
-from partitions.job import Outcome, State
+from partitions.job import CREATED_SHIFT, Outcome
 from partitions.messages import (
     Ack,
     AlreadyExists,
+    Cancel,
     Command,
+    Conflict,
     Enqueue,
     Enqueued,
+    EnqueuedMany,
+    EnqueueMany,
+    Extend,
+    Extended,
     Fail,
+    Forget,
     Get,
     JobNotFound,
+    JobView,
     Lease,
     LeaseLost,
+    LeaseMany,
+    Many,
     NothingReady,
     NotRunning,
+    Pause,
+    Release,
+    Replayed,
+    Retry,
     Settled,
+    Submitted,
+    Sweep,
+    Swept,
     Tick,
+    TooMany,
+    ViewQueues,
     WrongPartition,
+    WrongState,
 )
+from partitions.options import Options, encode_options
+from partitions.positions import size_of
 from partitions.retry import Backoff
 from partitions.slots import make_job_id
-from partitions.state import (
-    Answer,
-    JobFound,
-    LeaseGranted,
-    PartitionState,
-    Policy,
-    SettledBefore,
-)
+from partitions.state import PartitionState, Policy
 from tests.support.driver import enqueue, job_id, snapshot
 
 NOW = 1_000_000
@@ -57,13 +81,19 @@ class World:
         self.now_ms = NOW
         self.events: tuple[Event, ...] = ()
         self.history: list[Event] = []
-        self._text_at = itertools.count(64)  # no text is at so low a position
+        self._places = itertools.count(64)  # no text is at so low a position
+        self.texts: dict[int, bytes] = {}
 
-    def __call__(self, command: Command) -> Answer:
-        applied = self.state.apply(command, self.now_ms, next(self._text_at))
+    def __call__(self, command: Command) -> Any:
+        applied = self.state.apply(command, self.now_ms, self.put)
         self.events = applied.events
         self.history += applied.events
         return applied.reply
+
+    def put(self, text: bytes) -> int:
+        place = next(self._places)
+        self.texts[place] = text
+        return place
 
     def leased(self, duration_ms: int = 1_000) -> LeaseGranted:
         granted = self(Lease(duration_ms))
@@ -87,8 +117,11 @@ def world() -> World:
 def test_a_submit_stores_the_job_with_the_place_of_its_text(world):
     assert world(enqueue(1)) == Enqueued(job_id(1))
     assert world.events == (JobEnqueued(job_id(1), 64, 3, NOW, "owner"),)
-    assert world.found(1) == JobFound(
-        job_id(1), State.READY, 0, 3, NOW, None, Outcome.NONE, 0, "owner"
+    assert world.texts == {64: b"payload"}
+    found = world.found(1)
+    assert (found.outcome, found.outcome_at) == (Outcome.NONE, 0)
+    assert found.view == JobView(
+        job_id(1), "READY", 0, 3, NOW, None, None, None, "owner", number=NOW << CREATED_SHIFT
     )
 
 
@@ -114,9 +147,10 @@ def test_a_job_of_a_slot_that_is_not_owned_is_refused(slot, mine):
 def test_a_lease_gives_the_job_until_its_time_with_token_and_attempt(world):
     world(enqueue(1))
     assert world(Lease(500)) == LeaseGranted(job_id(1), 64, NOW + 500, 1, 1, 3, NOW)
-    assert world.events == (JobLeased(job_id(1), 1, NOW + 500),)
+    assert world.events == (JobLeased(job_id(1), 1, NOW + 500, 500),)
     found = world.found(1)
-    assert (found.state, found.attempts, found.lease_until_ms) == (State.RUNNING, 1, NOW + 500)
+    view = found.view
+    assert (view.state, view.attempts, view.lease_until_ms) == ("RUNNING", 1, NOW + 500)
 
 
 def test_jobs_are_leased_in_order_of_submission_and_each_once(world):
@@ -143,9 +177,10 @@ def test_an_ack_ends_the_job_for_good(world):
     world(enqueue(1))
     token = world.leased().lease_token
     assert world(Ack(job_id(1), token, b"r")) == Settled(job_id(1))
-    assert world.events == (JobAcked(job_id(1), NOW, 66),)
+    assert world.events == (JobAcked(job_id(1), NOW, 65),)
     found = world.found(1)
-    assert (found.state, found.outcome, found.outcome_at) == (State.ACKED, Outcome.RESULT, 66)
+    assert (found.view.state, found.outcome_at) == ("ACKED", 65)
+    assert (found.outcome, world.texts[65]) == (Outcome.RESULT, b"r")
     world.now_ms += 10_000
     assert world(Lease(1)) == NothingReady()
 
@@ -200,7 +235,7 @@ def test_the_same_report_again_is_known_by_its_token_and_kind(world):
     world(enqueue(1))
     token = world.leased().lease_token
     world(Ack(job_id(1), token, b"r"))
-    assert world(Ack(job_id(1), token, b"r")) == SettledBefore(job_id(1), 66)
+    assert world(Ack(job_id(1), token, b"r")) == SettledBefore(job_id(1), 65, b"r")
     assert world.events == ()
     assert world(Fail(job_id(1), token, b"r")) == LeaseLost(job_id(1))
     assert world(Ack(job_id(1), token + 1, b"r")) == LeaseLost(job_id(1))
@@ -211,7 +246,7 @@ def test_the_same_failure_again_is_known_until_the_next_lease(world):
     token = world.leased().lease_token
     world(Fail(job_id(1), token, b"e"))
     world.now_ms += 1_000
-    assert world(Fail(job_id(1), token, b"e")) == SettledBefore(job_id(1), 66)
+    assert world(Fail(job_id(1), token, b"e")) == SettledBefore(job_id(1), 65, b"e")
     world.leased()
     assert world(Fail(job_id(1), token, b"e")) == LeaseLost(job_id(1))
 
@@ -225,11 +260,11 @@ def test_a_failed_job_waits_for_its_backoff_and_keeps_its_place(world):
     token = world.leased().lease_token
     world(Fail(job_id(1), token, b"e"))
     delay = POLICY.backoff.delay_ms(job_id(1), 1)
-    assert world.events == (JobFailed(job_id(1), NOW, 67, NOW + delay),)
+    assert world.events == (JobFailed(job_id(1), NOW, 66, NOW + delay),)
     assert world.state.next_deadline_ms() == NOW + delay
     world.now_ms = NOW + delay - 1
     assert world.state.ready == 1
-    assert world.found(1).state is State.RETRY
+    assert world.found(1).view.state == "RETRY"
     world.now_ms += 1
     granted = world.leased()
     assert world.events[0] == BackoffOver(job_id(1))
@@ -243,7 +278,7 @@ def test_an_expired_lease_makes_the_job_ready_at_once(world):
     granted = world.leased(100)
     assert world.events == (
         LeaseExpired(job_id(1), NOW + 150, dead=False),
-        JobLeased(job_id(1), 2, NOW + 250),
+        JobLeased(job_id(1), 2, NOW + 250, 100),
     )
     assert granted.attempt == 2
 
@@ -253,13 +288,13 @@ def test_an_expired_lease_makes_the_job_ready_at_once(world):
 def test_a_job_is_dead_after_its_last_attempt(world, max_retries, attempts, how):
     world(enqueue(1, max_retries=max_retries))
     for _ in range(attempts):
-        assert world.found(1).state in (State.READY, State.RETRY)
+        assert world.found(1).view.state in ("READY", "RETRY")
         token = world.leased(100).lease_token
         if how == "fail":
             world(Fail(job_id(1), token, b"e"))
         world.now_ms += 2_000
     found = world.found(1)
-    assert (found.state, found.attempts) == (State.DEAD, attempts)
+    assert (found.view.state, found.view.attempts) == ("DEAD", attempts)
     assert found.outcome is (Outcome.ERROR if how == "fail" else Outcome.EXPIRED)
     assert world(Lease(1)) == NothingReady()
 
@@ -354,7 +389,7 @@ def test_a_lease_that_is_over_cannot_be_acked_though_its_deadline_was_not_handle
     world.now_ms += 100
     assert world(Ack(granted[10].job_id, granted[10].lease_token, None)) == LeaseLost(job_id(10))
     assert len(world.events) == 10
-    assert world.found(10).state is State.RUNNING
+    assert world.found(10).view.state == "RUNNING"
 
 
 def test_a_report_under_such_a_lease_is_not_taken_for_that_of_the_attempt_before_it(
@@ -392,7 +427,450 @@ def test_acked_leases_do_not_pile_up_in_the_timers(world):
     for index in range(20_000):
         world(enqueue(index))
         world(Ack(job_id(index), world.leased(600_000).lease_token, None))
-    assert len(world.state._timers) < 10_000
+    assert len(world.state.jobs.timers) < 10_000
+
+
+# Submitting with more than a payload ---------------------------------------------------------
+
+
+def submit(index: int, *, put_off: int = 0, ttl: int = 0, **more) -> Enqueue:
+    """A submit; ``more``: group, digest, max_retries, and options."""
+    return Enqueue(
+        job_id(index),
+        b"payload",
+        more.pop("max_retries", 3),
+        "owner",
+        run_at_ms=NOW + put_off if put_off else 0,
+        expires_at_ms=NOW + ttl if ttl else 0,
+        group=more.pop("group", ""),
+        digest=more.pop("digest", b""),
+        options=encode_options(Options(**more)),
+    )
+
+
+def test_an_idempotency_key_stores_one_job_and_knows_another_body(world):
+    first, other = submit(1, digest=b"a" * 16), submit(1, digest=b"b" * 16)
+    assert world(first) == Enqueued(job_id(1))
+    assert world(first) == Replayed(job_id(1))
+    assert world(other) == Conflict(job_id(1))
+    assert world(submit(1)) == AlreadyExists(job_id(1))
+    assert world.events == ()
+    world(Ack(job_id(1), world.leased().lease_token, None))
+    assert world(first) == Replayed(job_id(1))
+    world(Forget(job_id(1)))
+    assert world(other) == Enqueued(job_id(1))
+
+
+def test_a_batch_is_stored_whole_or_not_at_all(world):
+    world(submit(1, digest=b"a" * 16))
+    good = [submit(1, digest=b"a" * 16), submit(2), submit(3, digest=b"c" * 16)]
+    twice = [*good, submit(3, digest=b"c" * 16)]
+    stored, replayed = Submitted.STORED, Submitted.REPLAYED
+    asked = world(EnqueueMany(twice, check_only=True))
+    assert asked == EnqueuedMany(bytes([replayed, stored, stored, replayed]))
+    assert len(world.state) == 1
+    for bad, why in [
+        (submit(1, digest=b"x" * 16), Submitted.CONFLICT),
+        (submit(2), Submitted.EXISTS),
+        (submit(3, digest=b"x" * 16), Submitted.CONFLICT),
+    ]:
+        refused = world(EnqueueMany([*good, bad]))
+        assert isinstance(refused, EnqueuedMany)
+        assert refused.outcomes[-1] == why
+        assert (world.events, len(world.state)) == ((), 1)
+    assert world(EnqueueMany(twice)) == asked
+    assert len(world.state) == 3
+    assert len(world.texts) == 3
+
+
+def test_a_batch_with_a_job_of_another_partition_stores_nothing():
+    world = World(Policy(slots=range(10, 20)))
+    mine, foreign = make_job_id(NOW, 1, 12), make_job_id(NOW, 2, 20)
+    jobs = [Enqueue(each, b"p", 1, "o") for each in (mine, foreign)]
+    assert world(EnqueueMany(jobs)) == EnqueuedMany(
+        bytes([Submitted.STORED, Submitted.WRONG_PARTITION])
+    )
+    assert len(world.state) == 0
+
+
+def test_options_that_are_none_are_refused_and_store_nothing(world):
+    bad = Enqueue(job_id(1), b"p", 1, "owner", options=b"\xc1")
+    assert world(bad) == WrongPartition(job_id(1))
+    assert world(EnqueueMany([enqueue(2), bad])) == WrongPartition(job_id(1))
+    assert (len(world.state), world.texts) == (0, {})
+
+
+def test_more_unfinished_jobs_than_may_be_are_refused():
+    world = World(Policy(jobs_max=3))
+    world(enqueue(1))
+    assert world(EnqueueMany([enqueue(index) for index in range(2, 5)])) == TooMany("jobs")
+    world(EnqueueMany([enqueue(2), submit(3, digest=b"d" * 16)]))
+    assert world(enqueue(4)) == TooMany("jobs")
+    # The same submit again is no new job.
+    assert world(submit(3, digest=b"d" * 16)) == Replayed(job_id(3))
+    world(Ack(job_id(1), world.leased().lease_token, None))
+    assert world(enqueue(4)) == Enqueued(job_id(4))
+
+
+def test_more_queues_than_may_be_are_refused_and_those_without_jobs_make_room(world, monkeypatch):
+    monkeypatch.setattr(module, "QUEUES_MAX", 2)
+    world(submit(1, queue="a"))
+    world(submit(2, queue="b"))
+    assert world(submit(3, queue="c")) == TooMany("queues")
+    assert world(EnqueueMany([submit(3, queue="c")])) == TooMany("queues")
+    assert world(Pause("c", paused=True)) == TooMany("queues")
+    assert world(submit(4, queue="a", priority=1)) == Enqueued(job_id(4))
+    world(Cancel(job_id(2)))
+    world(Forget(job_id(2)))
+    assert world(Pause("c", paused=True)) == Settled(b"")
+    assert world(submit(5, queue="b")) == TooMany("queues")
+    assert world(Pause("c", paused=False)) == Settled(b"")
+    assert world(submit(5, queue="d")) == Enqueued(job_id(5))
+
+
+def test_a_delayed_job_waits_for_its_time_and_then_has_its_old_place(world):
+    world(submit(1, put_off=100))
+    world(submit(2))
+    assert (world.found(1).view.state, world.found(1).view.run_at_ms) == ("SCHEDULED", NOW + 100)
+    assert world.state.next_deadline_ms() == NOW + 100
+    world.now_ms += 99
+    assert world.found(1).view.state == "SCHEDULED"
+    world.now_ms += 1
+    assert world.leased().job_id == job_id(1)
+
+
+def test_a_job_that_was_not_started_in_time_is_dead_and_says_so(world):
+    world(submit(1, ttl=100))
+    world(submit(2, ttl=100, put_off=50))
+    world(submit(3, ttl=100))
+    assert world.found(1).view.expires_at_ms == NOW + 100
+    started = world.leased(1_000)
+    assert started.job_id == job_id(1)
+    world.now_ms += 100
+    for index in (2, 3):
+        view = world.found(index).view
+        assert (view.state, view.result_error, view.attempts) == ("DEAD", b"expired", 0)
+        assert (view.finished_at_ms, view.crashes) == (NOW + 100, 0)
+    # One that was started in time may go on.
+    assert world.found(1).view.state == "RUNNING"
+    world(Release(job_id(1), started.lease_token))
+    world.now_ms += 10_000
+    assert world.leased().job_id == job_id(1)
+
+
+def test_a_job_whose_ttl_is_over_is_not_leased_though_its_deadline_was_not_handled(
+    world, few_per_tick
+):
+    for index in range(15):
+        world(submit(index, ttl=100))
+    world.now_ms += 100
+    assert world(Lease(1_000)) == NothingReady()
+    assert world(LeaseMany(Lease(1_000), 5)) == NothingReady()
+    world.now_ms += 1
+    assert world(Lease(1_000)) == NothingReady()
+    assert world(ViewQueues()).queues[0].counts == {"DEAD": 15}
+
+
+# Leasing from queues ------------------------------------------------------------------------
+
+
+def test_queues_are_asked_in_the_order_of_preference_and_paused_ones_not(world):
+    world(submit(1, queue="low", priority=100))
+    world(submit(2, queue="high"))
+    world(submit(3, queue="high"))
+    order = ("none", "high", "low")
+    assert world(Lease(1_000)) == NothingReady()
+    assert world(Lease(1_000, order)).job_id == job_id(2)
+    world(Pause("high", paused=True))
+    assert world(Lease(1_000, order)).job_id == job_id(1)
+    assert world(Lease(1_000, order)) == NothingReady()
+    assert world(submit(4, queue="high")) == Enqueued(job_id(4))
+    world(Pause("high", paused=False))
+    assert world(Lease(1_000, order)).job_id == job_id(3)
+
+
+def test_pausing_again_costs_no_event(world):
+    world(Pause("q", paused=False))
+    assert world.events == ()
+    world(Pause("q", paused=True))
+    assert world.events == (QueuePaused("q", paused=True),)
+    world(Pause("q", paused=True))
+    assert world.events == ()
+
+
+def test_the_duration_of_the_call_wins_over_the_jobs_which_wins_over_the_nodes(world):
+    for index in range(2):
+        world(submit(index, lease_ms=300))
+    world(submit(2))
+    until = [world(Lease(duration)).lease_until_ms for duration in (200, None, None)]
+    assert until == [NOW + 200, NOW + 300, NOW + 30_000]
+
+
+def test_many_are_leased_all_of_the_first_queue_and_then_of_the_next(world):
+    for index, queue in enumerate(["b", "a", "b", "a", "a"]):
+        world(submit(index, queue=queue, priority=index))
+    granted = world(LeaseMany(Lease(1_000, ("a", "b"), "w"), 4))
+    assert isinstance(granted, LeasesGranted)
+    assert [each.job_id for each in granted.leases] == [job_id(each) for each in (4, 3, 1, 2)]
+    assert [each.lease_token for each in granted.leases] == [1, 2, 3, 4]
+    assert world.found(4).view.worker == "w"
+    rest = world(LeaseMany(Lease(1_000, ("a", "b")), 4))
+    assert [each.job_id for each in rest.leases] == [job_id(0)]
+    assert world(LeaseMany(Lease(1_000, ("a", "b")), 4)) == NothingReady()
+
+
+def test_payloads_of_one_lease_call_have_a_bound_but_one_job_is_always_given(world, monkeypatch):
+    monkeypatch.setattr(module, "LEASE_BYTES_MAX", 40)
+    for index in range(5):
+        world(enqueue(index))
+    size = size_of(64)
+    assert size <= 20
+    assert len(world(LeaseMany(Lease(1_000), 5)).leases) == 40 // size
+    monkeypatch.setattr(module, "LEASE_BYTES_MAX", 1)
+    assert len(world(LeaseMany(Lease(1_000), 5)).leases) == 1
+
+
+# Holding a lease ----------------------------------------------------------------------------
+
+
+def test_a_heartbeat_counts_from_now_and_keeps_what_was_said(world):
+    world(enqueue(1))
+    token = world.leased(500).lease_token
+    world.now_ms += 400
+    assert world(Extend(job_id(1), token, progress=b"50")) == Extended(job_id(1), NOW + 900)
+    assert world(Extend(job_id(1), token, 2_000)) == Extended(job_id(1), NOW + 2_400)
+    world.now_ms = NOW + 2_399
+    view = world.found(1).view
+    assert (view.state, view.progress, view.lease_until_ms) == ("RUNNING", b"50", NOW + 2_400)
+    world.now_ms += 1
+    assert world(Extend(job_id(1), token)) == LeaseLost(job_id(1))
+    assert world.leased().lease_token == token + 1
+    assert world.found(1).view.progress == b""
+
+
+def test_a_released_job_has_its_attempt_back_and_its_old_place(world):
+    world(enqueue(1, max_retries=1))
+    world(enqueue(2))
+    token = world.leased().lease_token
+    assert world(Release(job_id(1), token)) == Settled(job_id(1))
+    assert (world.found(1).view.state, world.found(1).view.attempts) == ("READY", 0)
+    again = world.leased()
+    assert (again.job_id, again.attempt, again.lease_token) == (job_id(1), 1, token + 1)
+    world(Release(job_id(1), again.lease_token, 100))
+    assert world.found(1).view.run_at_ms == NOW + 100
+    assert world.leased().job_id == job_id(2)
+    world.now_ms += 100
+    assert world.leased().job_id == job_id(1)
+
+
+def test_a_report_after_a_release_is_not_taken_for_that_of_the_attempt_before(world):
+    world(enqueue(1))
+    world(Fail(job_id(1), world.leased().lease_token, b"e"))
+    world.now_ms += 10_000
+    token = world.leased().lease_token
+    world(Release(job_id(1), token))
+    assert world(Fail(job_id(1), token, b"e")) == LeaseLost(job_id(1))
+    assert world(Release(job_id(1), token)) == LeaseLost(job_id(1))
+
+
+def test_a_worker_may_say_that_there_is_no_sense_in_trying_again_or_when_there_is(world):
+    world(enqueue(1))
+    world(enqueue(2))
+    world(Fail(job_id(1), world.leased().lease_token, b"e", retry=False))
+    world(Fail(job_id(2), world.leased().lease_token, b"e", retry_in_ms=7))
+    assert world.found(1).view.state == "DEAD"
+    assert world.found(2).view.run_at_ms == NOW + 7
+
+
+def test_a_jobs_own_backoff_wins(world):
+    world(submit(1, backoff=Backoff(5, 5, 1.0, 0.0)))
+    world(Fail(job_id(1), world.leased().lease_token, b"e"))
+    assert world.found(1).view.run_at_ms == NOW + 5
+
+
+def test_crashes_are_counted_beside_attempts(world):
+    world(enqueue(1))
+    world.leased(10)
+    world.now_ms += 10
+    world(Fail(job_id(1), world.leased().lease_token, b"e", retry_in_ms=0))
+    world.leased(10)
+    world.now_ms += 10
+    view = world.found(1).view
+    assert (view.state, view.attempts, view.crashes) == ("DEAD", 3, 2)
+    assert view.result_error == b"lease expired"
+
+
+def test_many_are_carried_out_one_after_the_other(world):
+    for index in range(4):
+        world(enqueue(index))
+    tokens = [world.leased().lease_token for _ in range(4)]
+    ack = Ack(job_id(0), tokens[0], b"r")
+    answers = world(
+        Many(
+            [
+                ack,
+                ack,
+                Fail(job_id(1), 99, b"e"),
+                Extend(job_id(2), tokens[2], 50),
+                Release(job_id(3), tokens[3]),
+                Ack(job_id(9), 1, None),
+            ]
+        )
+    )
+    assert answers == ManyAnswers(
+        [
+            Settled(job_id(0)),
+            SettledBefore(job_id(0), 68, b"r"),
+            LeaseLost(job_id(1)),
+            Extended(job_id(2), NOW + 50),
+            Settled(job_id(3)),
+            JobNotFound(job_id(9)),
+        ]
+    )
+    assert len(world.events) == 3
+    # No text is kept for what was refused.
+    assert sorted(world.texts) == [64, 65, 66, 67, 68]
+
+
+# Calling off, beginning anew, deleting ------------------------------------------------------
+
+
+def test_a_cancelled_job_does_not_run_and_its_worker_is_told(world):
+    for index in range(3):
+        world(enqueue(index))
+    token = world.leased().lease_token
+    world(Ack(job_id(1), world.leased().lease_token, None))
+    for index in (0, 2):
+        assert world(Cancel(job_id(index))) == Settled(job_id(index))
+        assert world(Cancel(job_id(index))) == Settled(job_id(index))
+        assert world.events == ()
+    assert world(Cancel(job_id(1))) == WrongState(job_id(1), "ACKED")
+    assert world(Cancel(job_id(9))) == JobNotFound(job_id(9))
+    assert world(Lease(1_000)) == NothingReady()
+    told = WrongState(job_id(0), "CANCELLED")
+    assert world(Extend(job_id(0), token)) == world(Release(job_id(0), token)) == told
+    assert world(Ack(job_id(0), token, b"r")) == world(Fail(job_id(0), token, b"r")) == told
+    assert world(Ack(job_id(0), token + 9, b"r")) == LeaseLost(job_id(0))
+
+
+def test_a_dead_job_begins_anew_in_its_old_place_and_no_token_comes_twice(world):
+    world(enqueue(1, max_retries=1))
+    world(enqueue(2))
+    token = world.leased().lease_token
+    world(Fail(job_id(1), token, b"e"))
+    assert world(Retry(job_id(1))) == Settled(job_id(1))
+    view = world.found(1).view
+    assert (view.state, view.attempts, view.result_error) == ("READY", 0, None)
+    assert world(Retry(job_id(1))) == WrongState(job_id(1), "READY")
+    assert world(Fail(job_id(1), token, b"e")) == LeaseLost(job_id(1))
+    again = world.leased()
+    assert (again.job_id, again.attempt) == (job_id(1), 1)
+    assert again.lease_token > token
+
+
+def test_only_finished_jobs_can_be_deleted(world):
+    world(enqueue(1))
+    assert world(Forget(job_id(1))) == WrongState(job_id(1), "READY")
+    world.leased()
+    assert world(Forget(job_id(1))) == WrongState(job_id(1), "RUNNING")
+    world(Cancel(job_id(1)))
+    assert world(Forget(job_id(1))) == Settled(job_id(1))
+    assert world(Get(job_id(1))) == world(Forget(job_id(1))) == JobNotFound(job_id(1))
+    assert world.state.jobs.live.by_segment == {}
+
+
+def test_a_job_with_a_retention_of_its_own_goes_by_it(world):
+    world(submit(1, retention_ms=10_000))
+    world(submit(2, retention_ms=70_000))
+    world(submit(3))
+    for index in (1, 2, 3):
+        world(Ack(job_id(index), world.leased().lease_token, None))
+    gone = []
+    for after_ms in (9_999, 10_000, 50_000, 70_000):
+        world.now_ms = NOW + after_ms
+        world(Tick())
+        gone.append([event.job_id for event in world.events if isinstance(event, JobForgotten)])
+    assert gone == [[], [job_id(1)], [job_id(3)], [job_id(2)]]
+    assert world.state.next_deadline_ms() is None
+
+
+def test_a_job_that_began_anew_is_not_forgotten_by_its_old_end(world):
+    world(submit(1, retention_ms=10_000))
+    world(submit(2))
+    for index in (1, 2):
+        world(Cancel(job_id(index)))
+    world.now_ms += 5_000
+    for index in (1, 2):
+        world(Retry(job_id(index)))
+    world.now_ms = NOW + 100_000
+    world(Tick())
+    assert [world.found(index).view.state for index in (1, 2)] == ["READY", "READY"]
+    for index in (1, 2):
+        world(Cancel(job_id(index)))
+    world.now_ms += 9_999
+    world(Tick())
+    assert len(world.state) == 2
+    world.now_ms += 50_000
+    world(Tick())
+    assert len(world.state) == 0
+
+
+# Bulk ---------------------------------------------------------------------------------------
+
+
+def swept(world: World, queue: str, state: str, action: Any, scan: int = 3) -> tuple[int, int]:
+    """All steps of a bulk call: to how many jobs it was done, and how many steps it took."""
+    count, steps, after, up_to = 0, 0, 0, 0
+    while True:
+        reply = world(Sweep(queue, state, action, after, up_to, scan))
+        assert isinstance(reply, Swept)
+        assert len(world.events) == reply.count <= scan
+        count, steps = count + reply.count, steps + 1
+        if reply.next_number is None:
+            return count, steps
+        after, up_to = reply.next_number, reply.up_to_number
+
+
+def test_a_bulk_retry_is_of_one_queue_and_state_and_goes_in_steps(world):
+    for index in range(10):
+        world(submit(index, queue="a" if index % 2 else "b", max_retries=1))
+        world(Cancel(job_id(index)))
+    assert swept(world, "a", "CANCELLED", "retry") == (5, 4)
+    assert swept(world, "a", "CANCELLED", "retry") == (0, 1)
+    views = {each.queue: each.counts for each in world(ViewQueues()).queues}
+    assert views == {"a": {"READY": 5}, "b": {"CANCELLED": 5}}
+
+
+@pytest.mark.parametrize(
+    ("state", "action", "count"),
+    [
+        ("READY", "forget", 1),
+        ("RETRY", "forget", 1),
+        ("SCHEDULED", "forget", 1),
+        ("DEAD", "forget", 1),
+        ("ACKED", "forget", 1),
+        ("CANCELLED", "forget", 1),
+        ("RUNNING", "forget", 0),
+        ("no state", "forget", 0),
+        ("DEAD", "retry", 1),
+        ("CANCELLED", "retry", 1),
+        ("READY", "retry", 0),
+        ("ACKED", "retry", 0),
+        ("RUNNING", "retry", 0),
+    ],
+)
+def test_what_may_be_done_in_bulk(world, state, action, count):
+    for index in range(6):
+        world(enqueue(index))
+    world(submit(6, put_off=5_000))
+    leases = [world.leased(100_000) for _ in range(5)]
+    world(Ack(job_id(0), leases[0].lease_token, None))
+    world(Fail(job_id(1), leases[1].lease_token, b"e"))
+    world(Fail(job_id(2), leases[2].lease_token, b"e", retry=False))
+    world(Cancel(job_id(3)))
+    assert len(world(ViewQueues()).queues[0].counts) == 7
+    assert swept(world, "default", state, action)[0] == count
+    assert swept(world, "none", state, action)[0] == 0
 
 
 # Replaying ----------------------------------------------------------------------------------

@@ -58,3 +58,13 @@ def test_few_dead_timers_are_left_alone():
         timers.add(number, b"j")
     timers.shrink(0, lambda _: False)
     assert len(timers) == 100
+
+
+def test_a_job_that_comes_again_and_again_at_one_time_has_one_timer(monkeypatch):
+    monkeypatch.setattr(module, "_REBUILD_MIN", 16)
+    timers = Timers()
+    for _ in range(1_000):
+        timers.add(7, b"j")
+        timers.shrink(1, lambda _: True)
+        assert len(timers) <= 17
+    assert timers.pop_due(7) == (7, b"j")

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from partitions.events import JobEnqueued
-from partitions.job import Job
+from partitions.job import Job, Own, Run, State
 from partitions.log import segment_name
 from partitions.positions import make_position, offset_of
 from partitions.record import RECORD_HEADER_BYTES, encode_record
-from partitions.snapshot import SnapshotWriter, frames
+from partitions.snapshot import SnapshotWriter, frames, write_pieces
 from partitions.verify import LOOKS_MAX, PartitionReport, verifying
 from tests.support.driver import DIRECTORY, IDENTITY, START_MS, Driver, enqueue, job_id, jobs_of
 from tests.support.fake_disk import FakeDisk, FakeFile
@@ -38,7 +39,8 @@ def rewritten(past: Past, change: Callable[[Job], None] | None, **head: object) 
     disk = past.damaged()
     path = past.snapshots[-1]
     parts = list(frames(disk, path))
-    jobs = [job for _, some in parts for job in some]
+    kinds = [kind for _, piece in parts for kind in piece.kinds]
+    jobs = [job for _, piece in parts for job in piece.jobs]
     if change is not None:
         change(jobs[len(jobs) // 2])
     old = parts[0][0]
@@ -47,20 +49,35 @@ def rewritten(past: Past, change: Callable[[Job], None] | None, **head: object) 
         DIRECTORY,
         msgspec.structs.replace(old, state=msgspec.structs.replace(old.state, **head)),
     )
-    writer.add(jobs)
-    writer.finish()
+    write_pieces(writer, kinds, jobs)
     return disk
 
 
 def test_a_snapshot_written_anew_in_other_frames_is_the_same():
     report = verified(rewritten(Past(40, checkpoint_bytes=1_200), None))
-    assert (report.faults, report.snapshots_compared) == ([], 1)
+    assert (report.faults, report.snapshots_compared) == ([], 2)
 
 
-def test_a_job_that_the_log_knows_otherwise_is_found():
-    def change(job: Job) -> None:
-        job.attempts += 1
+def _another_attempt(job: Job) -> None:
+    job.run = Run(attempts=3, crashes=2)
 
+
+def _another_kind(job: Job) -> None:
+    job.kind = 0 if job.kind else 1
+
+
+def _another_group(job: Job) -> None:
+    job.own = Own("another group")
+
+
+def _another_state(job: Job) -> None:
+    job.state = State.CANCELLED if job.state is State.DEAD else State.DEAD
+
+
+@pytest.mark.parametrize(
+    "change", [_another_attempt, _another_kind, _another_group, _another_state]
+)
+def test_a_job_that_the_log_knows_otherwise_is_found(change):
     past = Past(40, checkpoint_bytes=1_200)
     report = verified(rewritten(past, change))
     (fault,) = report.faults
@@ -72,6 +89,12 @@ def test_a_job_that_the_log_knows_otherwise_is_found():
 def test_a_lower_lease_token_than_the_log_gave_is_found():
     (fault,) = verified(rewritten(Past(40, checkpoint_bytes=1_200), None, last_token=1)).faults
     assert "last_token is 1 in the snapshot" in fault.what
+
+
+def test_a_queue_that_the_log_did_not_pause_is_found():
+    past = Past(40, checkpoint_bytes=1_200)
+    (fault,) = verified(rewritten(past, None, paused=["nobody's"])).faults
+    assert 'paused is ["nobody\'s"] in the snapshot' in fault.what
 
 
 # Texts --------------------------------------------------------------------------------------
@@ -117,9 +140,8 @@ def test_a_text_that_does_not_match_its_checksum_is_found_by_a_deep_look_only():
 def test_a_text_of_another_length_than_its_position_says_is_found():
     disk = FakeDisk()
     driver = Driver(disk, POLICY, SIZES)
-    right = driver.log.next_blob_at(len(b"the text"))
+    right = driver.log.put(b"the text")
     wrong = make_position(1, offset_of(right), 500)
-    driver.log.stage(b"the text")
     driver.log.commit([JobEnqueued(job_id(1), wrong, 1, START_MS, "owner")], START_MS)
     driver.close()
     assert verified(disk).faults == []
@@ -154,7 +176,7 @@ def restless(past: Past, at: int, do: Callable[[FakeDisk], None], times: int = 1
 
 
 def test_a_snapshot_that_goes_while_it_is_read_is_no_fault():
-    past = Past(60, checkpoint_bytes=1_200)
+    past = Past(100, checkpoint_bytes=1_200)
 
     def go(disk: FakeDisk) -> None:
         if past.snapshots[0].name in disk.names(DIRECTORY):

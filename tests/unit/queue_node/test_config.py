@@ -6,7 +6,7 @@ import pytest
 from api.settings import DoorLimits, FrontSettings
 from partitions.settings import PartitionSettings
 from queue_node import config
-from queue_node.config import VARIABLES, Config, read, without_effect
+from queue_node.config import VARIABLES, Config, read
 from queue_node.errors import ConfigError, ExitCode
 
 
@@ -17,7 +17,12 @@ def test_an_empty_environment_gives_the_defaults_of_the_contract():
         front=0, listen_fd=3, partition_sockets=("/s",), keystore_path="/k", clock_ahead_ms=5
     )
     assert read({}).partition_settings(1, 2, "/d", "/s", "text", 5) == PartitionSettings(
-        partition=1, partitions=2, directory="/d", socket="/s", clock_ahead_ms=5
+        partition=1,
+        partitions=2,
+        directory="/d",
+        socket="/s",
+        clock_ahead_ms=5,
+        disk_free_min_bytes=64 << 20,
     )
 
 
@@ -37,6 +42,8 @@ def test_every_variable_reaches_the_processes_that_it_is_for():
         "RETENTION": "1h",
         "DEAD_RETENTION": "2h",
         "MAX_PAYLOAD": "64KiB",
+        "MAX_JOBS": "30",
+        "DISK_FREE_MIN": "1MiB",
         "AUTH_CACHE_TTL": "1s",
         "AUTH_GRACE": "2s",
         "SEED_DEV_KEYS": "1",
@@ -81,6 +88,9 @@ def test_every_variable_reaches_the_processes_that_it_is_for():
         retry_backoff_max_ms=180_000,
         retention_ms=3_600_000,
         dead_retention_ms=7_200_000,
+        lease_duration_ms=90_000,
+        jobs_max=10,
+        disk_free_min_bytes=1 << 20,
         log_format="json",
         log_level="debug",
     )
@@ -94,8 +104,9 @@ def test_every_variable_reaches_the_processes_that_it_is_for():
         key_pepper="pepper",
         auth_cache_ttl_ms=1000,
         auth_grace_ms=2000,
-        lease_duration_ms=90_000,
         default_max_retries=7,
+        retry_backoff_ms=2000,
+        retry_backoff_max_ms=180_000,
         payload_bytes_max=1 << 16,
         tls_cert="/c.pem",
         tls_key="/k.pem",
@@ -224,7 +235,9 @@ def test_loopback_is_what_only_this_machine_reaches(host, loopback):
     assert config.is_loopback(host) is loopback
 
 
-def test_what_is_set_and_does_nothing_is_said():
-    assert without_effect({"PORT": "1", "MAX_JOBS": ""}) == []
-    [said] = without_effect({"MAX_JOBS": "1000"})
-    assert said.startswith("MAX_JOBS has no effect in this version")
+def test_each_partition_has_its_share_of_the_jobs_rounded_up():
+    config = read({"MAX_JOBS": "10"})
+    shares = [config.partition_settings(i, 4, "/d", "/s", "text", 5).jobs_max for i in range(4)]
+    assert shares == [3] * 4
+    assert read({}).partition_settings(0, 4, "/d", "/s", "text", 5).jobs_max is None
+    assert read({"DISK_FREE_MIN": "0"}).disk_free_min_bytes == 0

@@ -13,9 +13,11 @@ import pytest
 from partitions.disk import RealDisk
 from partitions.errors import CorruptLogError
 from partitions.log import Sizes, identity_of
-from partitions.messages import Ack, Command, Enqueue, Fail, Lease
+from partitions.messages import Ack, Cancel, Command, Enqueue, Extend, Fail, Lease, Pause, Release
+from partitions.options import Options, encode_options
 from partitions.record import SEGMENT_HEADER_BYTES
 from partitions.recovery import recover
+from partitions.retry import Backoff
 from partitions.slots import first_slot, format_job_id, make_job_id
 from partitions.state import PartitionState
 from queue_node import cli
@@ -47,17 +49,15 @@ def _fill(directory: Path, number: int) -> None:
     directory.mkdir()
     state = PartitionState()
     log = recover(RealDisk(), directory, identity_of(number, PARTITIONS), state, SIZES).log
-    commands: list[tuple[Command, bytes]] = []
-    for index in range(12):
-        text = b"payload %d \xe2\x82\xac" % index
-        commands.append((Enqueue(job_id(number, index), text, 3, "owner"), text))
-    commands += [(Lease(60_000), b""), (Lease(60_000), b"")]
-    commands.append((Ack(job_id(number, 0), 1, b"done"), b"done"))
-    commands.append((Fail(job_id(number, 1), 2, b"an error"), b"an error"))
-    for at, (command, text) in enumerate(commands):
-        applied = state.apply(command, START_MS + at, log.next_blob_at(len(text)) if text else 0)
-        if text:
-            log.stage(text)
+    commands: list[Command] = [
+        Enqueue(job_id(number, index), b"payload %d \xe2\x82\xac" % index, 3, "owner")
+        for index in range(12)
+    ]
+    commands += [Lease(60_000), Lease(60_000)]
+    commands.append(Ack(job_id(number, 0), 1, b"done"))
+    commands.append(Fail(job_id(number, 1), 2, b"an error"))
+    for at, command in enumerate(commands):
+        applied = state.apply(command, START_MS + at, log.put)
         log.commit(applied.events, START_MS + at)
         log.make_room(START_MS + at)
     assert log.tail_segment > 1
@@ -257,11 +257,77 @@ def test_dump_prints_every_record_with_its_events(data):
         "max_retries": 3,
         "created_at": "2027-01-15T08:00:00.000Z",
         "owner": "owner",
+        "queue": "default",
+        "priority": 0,
     }
     names = [event["event"] for each in records for event in each["events"]]
     assert names == ["JobEnqueued"] * 12 + ["JobLeased"] * 2 + ["JobAcked", "JobFailed"]
     assert records[-2]["events"][0]["result"] == "done"
     assert records[-1]["events"][0]["error"] == "an error"
+
+
+OPTIONS = Options(
+    "mail", -3, lease_ms=90_000, retention_ms=0, backoff=Backoff(500, 60_000, 1.5, 0.25),
+    tags=(("from", "shop"), ("to", "ann")),
+)  # fmt: skip
+
+
+def test_dump_shows_all_that_a_submit_said_of_its_job(tmp_path):
+    data = tmp_path / "data"
+    (data / partition_name(0)).mkdir(parents=True)
+    state = PartitionState()
+    log = recover(RealDisk(), data / partition_name(0), identity_of(0, 1), state, SIZES).log
+    mine = make_job_id(START_MS, 1, 0)
+    run_at_ms, expires_at_ms = START_MS + 1_000, START_MS + 9_000
+    submit = Enqueue(
+        mine,
+        b"",
+        3,
+        "owner",
+        encode_options(OPTIONS),
+        run_at_ms,
+        expires_at_ms,
+        "orders",
+        b"\x01\xff",
+    )
+    lease = Lease(30_000, ("mail",), "worker 7")
+    commands: list[tuple[int, Command]] = [
+        (0, submit), (1_000, lease), (1_001, Extend(mine, 1, 60_000, b'{"done":[1,2]}')),
+        (1_002, Release(mine, 1, 500)), (1_003, Pause("mail", True)), (1_004, Cancel(mine)),
+    ]  # fmt: skip
+    for after_ms, command in commands:
+        applied = state.apply(command, START_MS + after_ms, log.put)
+        log.commit(applied.events, START_MS + after_ms)
+    log.close()
+    events = [
+        event
+        for line in lines_of(data, 0, 1, 1, texts=False)
+        for event in json.loads(line)["events"]
+    ]
+    job = format_job_id(mine)
+    assert events == [
+        {
+            "event": "JobEnqueued", "job_id": job, "payload_at": None, "max_retries": 3,
+            "created_at": "2027-01-15T08:00:00.000Z", "owner": "owner",
+            "queue": "mail", "priority": -3, "lease_duration": "90s", "retention": "0s",
+            "backoff": {"initial": "0.5s", "max": "60s", "factor": 1.5, "jitter": 0.25},
+            "tags": {"from": "shop", "to": "ann"}, "run_at": "2027-01-15T08:00:01.000Z",
+            "group": "orders", "digest": "01ff", "expires_at": "2027-01-15T08:00:09.000Z",
+        },
+        {"event": "BackoffOver", "job_id": job},
+        {
+            "event": "JobLeased", "job_id": job, "lease_token": 1,
+            "lease_until": "2027-01-15T08:00:31.000Z", "lease_duration": "30s",
+            "worker": "worker 7",
+        },
+        {
+            "event": "LeaseExtended", "job_id": job,
+            "lease_until": "2027-01-15T08:01:01.001Z", "progress": {"done": [1, 2]},
+        },
+        {"event": "JobReleased", "job_id": job, "run_at": "2027-01-15T08:00:01.502Z"},
+        {"event": "QueuePaused", "queue": "mail", "paused": True},
+        {"event": "JobCancelled", "job_id": job, "at": "2027-01-15T08:00:01.004Z"},
+    ]  # fmt: skip
 
 
 def test_dump_without_texts_prints_none(data):

@@ -1,12 +1,14 @@
 """The clients of a soak against a fake node: one that is right, and some that break a promise."""
 
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from urllib.parse import urlsplit
 
 import pytest
 
+from queue_node.errors import NodeError
 from queue_node.soak.history import Kind
 from queue_node.soak.ledger import Ledger
 from queue_node.soak.load import Crew, Load, Target
@@ -18,6 +20,7 @@ from tests.support.fake_node import (
     FakeNode,
     HangUp,
     Seen,
+    Stall,
 )
 from tests.support.polling import wait_until
 
@@ -117,6 +120,8 @@ def soak(node: FakeNode, enough: Callable[[Ledger], bool]) -> Ledger:
                 what="the end of all jobs",
             )
     assert not load.faults, load.faults
+    if not ledger.violations:
+        load.finish(60)
     return ledger
 
 
@@ -179,3 +184,60 @@ def test_an_answer_that_the_contract_does_not_know_is_found():
         node.fail("lease", Answer(500))
         ledger = soak(node, lambda books: bool(books.violations))
     assert "500" in str(ledger.violations[0])
+
+
+def load_on(node: FakeNode, ledger: Ledger, **crew: int) -> Load:
+    port = urlsplit(node.url).port
+    assert port is not None
+    return Load(Target(port, CLIENT_KEY, WORKER_KEY), ledger, replace(CREW, **crew))
+
+
+def test_nobody_waits_for_the_end_of_jobs_while_a_submit_is_under_way():
+    released = threading.Event()
+    ledger = Ledger(lease_ms=LEASE_MS, retention_ms=CREW.retention_ms)
+    with SoakedNode() as node:
+        node.fail("submit", Stall(released))
+        load = load_on(node, ledger, submitters=1)
+        with load:
+            node.wait_until(lambda: node.count("submit") == 1)
+            assert ledger.open == 0, "not a job that is known"
+            release = threading.Timer(0.2, released.set)
+            release.start()
+            load.stop_submitting()
+            assert ledger.counts.accepted == 1
+            wait_until(lambda: load.with_ledger(lambda books: books.open) == 0)
+            release.join()
+        load.finish(0)
+        ledger.close(0)
+    assert not load.faults
+    assert ledger.violations == []
+    assert ledger.counts.finished == 1
+
+
+def test_a_job_that_comes_to_light_in_the_last_moment_is_finished_and_read():
+    ledger = Ledger(lease_ms=LEASE_MS, retention_ms=CREW.retention_ms)
+    with SoakedNode() as node:
+        # Stored, and nobody knows.
+        node.fail("submit", *[HangUp(ran=True)] * 20)
+        load = load_on(node, ledger, submitters=1, workers=0, readers=0)
+        with load:
+            node.wait_until(lambda: node.count("submit") == 20)
+            load.stop_submitting()
+        assert ledger.unfinished() == []
+        load = load_on(node, ledger, submitters=0, workers=1, readers=0)
+        with load:
+            node.wait_until(lambda: node.count("ack") > 0)
+        assert ledger.unfinished() != [], "leased by a worker, and never read"
+        load.finish(60)
+        ledger.close(ledger.counts.lost_leases)
+    assert not load.faults
+    assert ledger.violations == []
+    assert ledger.counts.finished > 0
+
+
+def test_a_job_that_cannot_be_read_is_said_and_not_waited_for():
+    ledger = Ledger(lease_ms=LEASE_MS, retention_ms=CREW.retention_ms)
+    with SoakedNode() as node:
+        node.fail("get", *[Answer(503)] * 1_000)
+        with pytest.raises(NodeError, match="job a cannot be read: 503"):
+            load_on(node, ledger).read_all(["a"], within_s=0)

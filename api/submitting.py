@@ -1,0 +1,210 @@
+"""Submits, one and many: to which partition, under which id, and what came of it.
+
+The jobs of a batch that may go anywhere go to one partition, in one message and one commit; a
+large batch is dealt out in pieces, so that the partitions share the work. What a conflict can
+refuse is asked for before anything is stored.
+"""
+
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from api import problems
+from api.asking import ask_each, ask_one, refused
+from api.partition_client import PartitionClient
+from api.placement import Placement
+from api.problems import Problem
+from api.schemas import Submit
+from partitions.messages import (
+    AlreadyExists,
+    Conflict,
+    Enqueue,
+    Enqueued,
+    EnqueuedMany,
+    EnqueueMany,
+    Replayed,
+    Reply,
+    Submitted,
+    TooMany,
+)
+
+_PIECE_JOBS: Final = 1_000
+_PIECE_BYTES: Final = 4 << 20
+_JOB_BYTES: Final = 64
+"""What a job takes in a message beside its payload, about."""
+_STORED: Final = (Submitted.STORED, Submitted.REPLAYED)
+
+
+class Accepted(msgspec.Struct, frozen=True, gc=False):
+    """A job that is on disk; ``replayed``: it already was."""
+
+    job_id: bytes
+    replayed: bool = False
+
+
+class _Piece(msgspec.Struct):
+    """A part of a batch that goes to one partition in one message."""
+
+    client: PartitionClient
+    indexes: list[int] = []
+    jobs: list[Enqueue] = []
+    size: int = 0
+    reply: Reply | Problem | None = None
+
+    def add(self, index: int, job: Enqueue) -> None:
+        self.indexes.append(index)
+        self.jobs.append(job)
+        self.size += len(job.payload) + len(job.options) + _JOB_BYTES
+
+    @property
+    def full(self) -> bool:
+        return len(self.jobs) >= _PIECE_JOBS or self.size >= _PIECE_BYTES
+
+
+class Submitting:
+    """Stores new jobs."""
+
+    def __init__(self, clients: Sequence[PartitionClient], placement: Placement) -> None:
+        self._clients = tuple(clients)
+        self._placement = placement
+
+    async def submit(self, owner: str, job: Submit) -> Accepted | Problem:
+        """Store a job; when this returns ``Accepted``, it is on disk."""
+        placement = self._placement
+        if job.group or job.idempotency_key:
+            job_id = placement.mint_bound(owner, job)
+            client = placement.owner_of(job_id)
+            return _accepted(
+                await self._store(client, placement.command(owner, job, job_id)), job_id
+            )
+        chosen = placement.choose()
+        if chosen is None:
+            return problems.PARTITION_DOWN
+        job_id = placement.mint(chosen.partition)
+        reply = await self._store(chosen, placement.command(owner, job, job_id))
+        if isinstance(reply, TooMany) and len(self._clients) > 1:
+            # Its share is used up; that of another one may not be.
+            for other in self._clients:
+                if other is chosen or not other.serving:
+                    continue
+                job_id = placement.mint(other.partition)
+                reply = await self._store(other, placement.command(owner, job, job_id))
+                if not isinstance(reply, TooMany):
+                    break
+        return _accepted(reply, job_id)
+
+    async def submit_many(
+        self, owner: str, jobs: Sequence[Submit]
+    ) -> list[bytes] | list[bytes | Problem] | Problem:
+        """Store jobs; their ids in order, when all of them are on disk.
+
+        When some are not, there is a ``Problem`` in the place of each; a ``Problem`` alone: it is
+        that of all, and nothing was stored, or nobody knows of any.
+        """
+        pieces = self._deal(owner, jobs)
+        if isinstance(pieces, Problem):
+            return pieces
+        if not all(piece.client.serving for piece in pieces):
+            return problems.PARTITION_DOWN
+        if len(pieces) > 1 and (conflict := await self._conflict(pieces)) is not None:
+            return conflict
+        replies = await ask_each(
+            [(piece.client, EnqueueMany(piece.jobs), piece.size) for piece in pieces]
+        )
+        outcomes: list[bytes | Problem] = [b""] * len(jobs)
+        stored = False
+        for piece, reply in zip(pieces, replies, strict=True):
+            for index, job, outcome in zip(
+                piece.indexes, piece.jobs, _outcomes(piece, reply), strict=True
+            ):
+                outcomes[index] = job.job_id if outcome is None else outcome
+                stored = stored or outcome is None
+        failed = [outcome for outcome in outcomes if isinstance(outcome, Problem)]
+        unknown = failed.count(problems.OUTCOME_UNKNOWN)
+        if failed and not stored and unknown in (0, len(failed)):
+            return failed[0]
+        return outcomes
+
+    def _deal(self, owner: str, jobs: Sequence[Submit]) -> list[_Piece] | Problem:
+        """Who gets what."""
+        placement = self._placement
+        pieces: list[_Piece] = []
+        bound: dict[int, _Piece] = {}
+        free: _Piece | None = None
+        serving = [client for client in self._clients if client.serving]
+        first = placement.choose()
+        if first is None:
+            return problems.PARTITION_DOWN
+        turn = serving.index(first)
+        digests: dict[bytes, bytes] = {}
+        for index, job in enumerate(jobs):
+            if placement.is_bound(job):
+                job_id = placement.mint_bound(owner, job)
+                # The pieces of one partition are looked at one by one, and not for this.
+                if job.digest and digests.setdefault(job_id, job.digest) != job.digest:
+                    return problems.at("jobs", index, problems.IDEMPOTENCY_CONFLICT)
+                client = placement.owner_of(job_id)
+                piece = bound.get(client.partition)
+                if piece is None or piece.full:
+                    piece = bound[client.partition] = _Piece(client)
+                    pieces.append(piece)
+            else:
+                if free is None or free.full:
+                    free = _Piece(serving[turn % len(serving)])
+                    turn += 1
+                    pieces.append(free)
+                piece = free
+                job_id = placement.mint(piece.client.partition)
+            piece.add(index, placement.command(owner, job, job_id))
+        return pieces
+
+    async def _conflict(self, pieces: Sequence[_Piece]) -> Problem | None:
+        """Whether some job of a batch that is stored in pieces would be refused."""
+        with_keys = [piece for piece in pieces if any(job.digest for job in piece.jobs)]
+        replies = await ask_each(
+            [
+                (piece.client, EnqueueMany(piece.jobs, check_only=True), piece.size)
+                for piece in with_keys
+            ]
+        )
+        for piece, reply in zip(with_keys, replies, strict=True):
+            for outcome in _outcomes(piece, reply):
+                if outcome is not None:
+                    return outcome
+        return None
+
+    @staticmethod
+    def _store(client: PartitionClient, command: Enqueue) -> Coroutine[Any, Any, Reply | Problem]:
+        return ask_one(client, command, len(command.payload))
+
+
+def _accepted(reply: Reply | Problem, job_id: bytes) -> Accepted | Problem:
+    match reply:
+        case Enqueued():
+            return Accepted(job_id)
+        case AlreadyExists():
+            # It was stored the first time that it was sent; only the reply got lost.
+            return Accepted(job_id)
+        case Replayed():
+            return Accepted(job_id, replayed=True)
+        case Conflict():
+            return problems.IDEMPOTENCY_CONFLICT
+        case _:
+            return refused(reply)
+
+
+def _outcomes(piece: _Piece, reply: Reply | Problem) -> list[Problem | None]:
+    """What became of each job of a piece; None: it is on disk, or would be."""
+    if not isinstance(reply, EnqueuedMany):
+        return [refused(reply)] * len(piece.jobs)
+    # One that is there already was stored by the same message, whose reply got lost.
+    good = (*_STORED, Submitted.EXISTS)
+    bad = [place for place, outcome in enumerate(reply.outcomes) if outcome not in good]
+    if not bad:
+        return [None] * len(piece.jobs)
+    if reply.outcomes[bad[0]] == Submitted.CONFLICT:
+        problem = problems.at("jobs", piece.indexes[bad[0]], problems.IDEMPOTENCY_CONFLICT)
+    else:
+        problem = problems.INTERNAL
+    return [problem] * len(piece.jobs)
