@@ -15,6 +15,7 @@ lease that was on its way to somebody who left meanwhile is released at once.
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from api.errors import OverloadedError, PartitionUnavailableError
 from api.heads import shares
@@ -39,6 +40,9 @@ from partitions.messages import (
 )
 from partitions.options import decode_options
 from partitions.slots import partition_of, slot_of
+
+_WOKEN_AT_ONCE_MAX: Final = 256
+"""Well below what may be in flight to one partition."""
 
 Gone = Callable[[], bool]
 """Whether the client is known to have hung up."""
@@ -109,7 +113,7 @@ class Leasing:
             OverloadedError: the same, because too much is in flight to one.
         """
         if not request.wait_ms:
-            return await self._once(request)
+            return self._kept(await self._once(request), gone)
         parked = self._deadlines.park(request.wait_ms / 1000)
         waiter = _Waiter(request.queues, parked, gone)
         for name in request.queues:
@@ -135,14 +139,19 @@ class Leasing:
                     raise
                 reply = NothingReady()
             if not isinstance(reply, NothingReady):
-                if not waiter.gone():
-                    return reply
-                self._give_back(_leases_of(reply))
-                return NothingReady()
+                return self._kept(reply, waiter.gone)
             if waiter.parked.over:
                 return reply
             if not self._is_hinted(request.queues):
                 await waiter.parked.wait()
+
+    def _kept(self, reply: Reply, gone: Gone) -> Reply:
+        """What was leased, unless nobody is there to take it."""
+        leases = _leases_of(reply)
+        if not leases or not gone():
+            return reply
+        self._give_back(leases)
+        return NothingReady()
 
     # Asking -------------------------------------------------------------------------------
 
@@ -269,7 +278,8 @@ class Leasing:
     def _told(self, heads: list[Head]) -> None:
         for head in heads:
             if head.priority is not None and head.queue in self._waiters:
-                self._wake(head.queue, head.ready)
+                # Each that gets one wakes the next: so many at once are no fewer in the end.
+                self._wake(head.queue, min(head.ready, _WOKEN_AT_ONCE_MAX))
 
     def _wake_for(self, queues: tuple[str, ...]) -> None:
         """Somebody has done with these queues: whoever waits next may have what is left."""

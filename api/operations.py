@@ -218,7 +218,8 @@ class Operations:
         )
         match reply:
             case Settled():
-                return await self.get(caller, job_id_text)
+                job = await self.get(caller, job_id_text)
+                return problems.DONE_BUT_UNREAD if isinstance(job, Problem) else job
             case WrongState():
                 return problems.wrong_state(job_id_text, reply.state)
             case _:
@@ -269,7 +270,10 @@ class Operations:
     async def pause(self, caller: Caller, name: str, *, paused: bool) -> views.QueueBody | Problem:
         """Stop leasing from a queue, or go on."""
         problem = await self._listing.pause(name, paused=paused)
-        return problem if problem is not None else await self.queue(caller, name)
+        if problem is not None:
+            return problem
+        queue = await self.queue(caller, name)
+        return problems.DONE_BUT_UNREAD if isinstance(queue, Problem) else queue
 
     async def sweep(
         self, caller: Caller, name: str, state: str, action: Literal["retry", "forget"]

@@ -88,6 +88,9 @@ TOO_MANY_WAITING: Final = Problem(
 PARTLY_STORED: Final = Problem(
     503, "part of the batch could not be stored: see results, and send those jobs again"
 )
+DONE_BUT_UNREAD: Final = Problem(
+    503, "done, and on disk; what it looks like now could not be read: read it again"
+)
 INTERNAL: Final = Problem(500, "internal error: see the node's log")
 
 

@@ -531,7 +531,10 @@ def decode_bulk_state(args: Sequence[tuple[str, str]]) -> str | Problem:
 
 def query_pairs(query: str) -> list[tuple[str, str]]:
     """What stands behind the question mark of a target, escapes undone."""
-    return parse_qsl(query, keep_blank_values=True)
+    try:
+        return parse_qsl(query, keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        return [("(invalid UTF-8)", "")]  # a parameter that there is not
 
 
 def refuse_body(body: bytes) -> Problem | None:

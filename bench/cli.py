@@ -18,7 +18,7 @@ from typing import Final
 import trio
 from rich.console import Console
 
-from bench import environment, report, suite, targets, workloads
+from bench import environment, report, sdk, suite, targets, workloads
 from bench.display import TerminalDisplay
 from bench.errors import BenchError
 from bench.fleet import LoadOptions
@@ -109,6 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     whole.add_argument("--strict", action="store_true", help="exit code 1 when a target is missed")
     whole.set_defaults(mode="suite")
     micro.add_arguments(modes)
+    sdk.add_arguments(modes)
 
 
 def _add_batch_modes(modes: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -177,6 +178,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Carry out what was asked; the exit code."""
     if arguments.mode == "micro":
         return micro.run(arguments)
+    if arguments.mode == "sdk":
+        return sdk.run(arguments)
     measure_all = _measure_suite if arguments.mode == "suite" else _measure_one
     try:
         with TerminalDisplay() as display:

@@ -47,7 +47,10 @@ class Hints:
         changed = self._jobs.changed
         heads: list[Head] = []
         waiting: set[Queue] = set()
+        queues = self._jobs.kinds.queues
         for queue in changed:
+            if queues.get(queue.name, queue) is not queue:
+                continue  # It went, and another of its name came: that one is told of.
             head, told = self._head(queue), self._told.get(queue.name)
             if head.priority is None:
                 if told is None:
@@ -55,7 +58,7 @@ class Hints:
                 del self._told[queue.name]
             else:
                 if told is not None and _can_wait(head, told[0], now_ms - told[1]):
-                    if head != told[0]:
+                    if head != told[0] and not self._alone:
                         waiting.add(queue)
                     continue
                 self._told[queue.name] = head, now_ms

@@ -10,6 +10,7 @@ position that it returned. It is called for texts that the events keep, and for 
 What only looks is in ``views``.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Final, assert_never
@@ -487,8 +488,15 @@ class PartitionState:
                 assert_never(command)
         if not allowed:
             return Applied((), WrongState(job_id, job.state.name))
+        if type(command) is Retry and self._room_for_jobs() < 1:
+            return Applied((), TooMany("jobs"))
         self.evolve(event)
         return Applied((event,), Settled(job_id))
+
+    def _room_for_jobs(self) -> int:
+        """How many more unfinished jobs there may be."""
+        jobs_max = self._policy.jobs_max
+        return sys.maxsize if jobs_max is None else jobs_max - self.jobs.unfinished
 
     def _decide_sweep(self, command: Sweep) -> Applied:
         jobs = self.jobs
@@ -512,6 +520,11 @@ class PartitionState:
             next_number = None
         if next_number is not None and next_number >= up_to:
             next_number = None
+        if command.action == "retry" and len(met) > (room := self._room_for_jobs()):
+            if room < 1:
+                return Applied((), TooMany("jobs"))
+            del met[room:]
+            next_number = jobs.by_id[met[-1]].number
         event = JobRetried if command.action == "retry" else JobForgotten
         events = tuple([event(job_id) for job_id in met])
         for each in events:

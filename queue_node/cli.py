@@ -1,4 +1,4 @@
-"""What an operator types: ``queue-node COMMAND``.
+"""What an operator or a user types: ``queue-node COMMAND``.
 
 Each command is a module with ``add_arguments(parser)`` and ``run(arguments) -> exit code``.
 Only the module of the command that was typed is imported, so ``--help`` is quick, and a
@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final, Protocol, cast
@@ -56,8 +56,22 @@ COMMANDS: Final = (
     Command("verify", "queue_node.verify", "check a node's data, while it runs or not"),
     Command("repair", "queue_node.repair", "make a copy of damaged data without the damage"),
     Command("dump", "queue_node.dump", "print the records of the log as JSON lines"),
+    Command("worker", "queue_node.worker_command", "run the tasks that a module defines"),
     Command("demo", "queue_node.demo", "hash every file of a folder through a node of its own"),
     Command("soak", "queue_node.soak.command", "a node under load and attack, checked for hours"),
+    Command("submit", "queue_node.client_submit", "store jobs in a node"),
+    Command("get", "queue_node.client_get", "what became of jobs"),
+    Command("jobs", "queue_node.client_jobs", "list jobs by queue, state, tag or group"),
+    Command("queues", "queue_node.client_queues", "how many jobs are where, how fast it goes"),
+    Command("top", "queue_node.client_top", "the queues of a node, live"),
+    Command("lease", "queue_node.client_lease", "take jobs to work on"),
+    Command("ack", "queue_node.client_ack", "tell what came of a leased job"),
+    Command("cancel", "queue_node.client_cancel", "call jobs off"),
+    Command("retry", "queue_node.client_retry", "let dead or cancelled jobs begin anew"),
+    Command("dead", "queue_node.client_dead", "list, retry and purge dead letters"),
+    Command("pause", "queue_node.client_pause", "no more leases from queues"),
+    Command("resume", "queue_node.client_resume", "leases from paused queues again"),
+    Command("completion", "queue_node.completion", "a shell's completion of these commands"),
     Command("bench", "bench.cli", "measure a node"),
 )
 
@@ -97,8 +111,19 @@ def _to_install(package: str) -> str:
     return _HOW_TO_INSTALL.get(package, f"{package} (`pip install {package}`)")
 
 
+def whole_parser() -> argparse.ArgumentParser:
+    """The parser in which every command that is installed knows its arguments."""
+    return _parser_of(_is_installed)
+
+
 def _parser(typed: Sequence[str]) -> argparse.ArgumentParser:
     """The parser, in which only the command that was typed knows its arguments."""
+    chosen = next((word for word in typed if not word.startswith("-")), None)
+    return _parser_of(lambda name: name == chosen)
+
+
+def _parser_of(has_arguments: Callable[[str], bool]) -> argparse.ArgumentParser:
+    """The parser, in which the commands that ``has_arguments`` names know theirs."""
     parser = argparse.ArgumentParser(
         prog="queue-node", description="A durable job queue for one host with many cores."
     )
@@ -106,19 +131,28 @@ def _parser(typed: Sequence[str]) -> argparse.ArgumentParser:
         "--version", action="version", version=f"queue-node {version('queue-node')}"
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    chosen = next((word for word in typed if not word.startswith("-")), None)
     for command in COMMANDS:
-        serving = command.name == "serve"
+        chosen = has_arguments(command.name)
         sub = commands.add_parser(
             command.name,
             help=command.help,
             description=command.help[0].upper() + command.help[1:] + ".",
-            epilog=_serve_epilog() if serving and chosen == "serve" else None,
+            epilog=_serve_epilog() if chosen and command.name == "serve" else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if command.name == chosen:
+        if chosen:
             _module(command.name).add_arguments(sub)
     return parser
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        _module(name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in _OURS:
+            raise
+        return False
+    return True
 
 
 def _module(name: str) -> CommandModule:

@@ -151,13 +151,15 @@ def banner_text(banner: Banner, seeded: Sequence[SeededKey]) -> str:
     client = f"-H 'Authorization: Bearer {token['client']}'"
     worker = f"-H 'Authorization: Bearer {token['worker']}'"
     job_id = r"""$(printf %s "$LEASE" | sed 's/.*"job_id" *: *"\([^"]*\)".*/\1/')"""
+    fence = r"""$(printf %s "$LEASE" | sed 's/.*"lease_token" *: *"\([^"]*\)".*/\1/')"""
     lines += [
         "",
         "Try it with the development keys, shown only this once:",
         "",
         f'{curl} {client} -d \'{{"payload": "hello"}}\' {url}/jobs',
         f'LEASE=$({curl} -X POST {worker} {url}/jobs/lease); echo "$LEASE"',
-        f"{curl} -w '%{{http_code}}\\n' {worker} -d '{{\"result\": \"done\"}}' "
+        f"{curl} -w '%{{http_code}}\\n' {worker} "
+        f'-d "{{\\"result\\": \\"done\\", \\"lease_token\\": \\"{fence}\\"}}" '
         f'"{url}/jobs/{job_id}/ack"',
         "",
         f"The admin key, which makes others (POST {url}/admin/keys): {token['admin']}",

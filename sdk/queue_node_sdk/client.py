@@ -1,32 +1,36 @@
 """The side that submits jobs and waits for their results: a thin shell, synchronous.
 
-Any number of threads may share one ``Client``.
+Any number of threads may share one ``Client``; what they submit at the same time travels
+together (``batching``). ``aclient`` is the same for tasks.
 """
 
-import os
 import ssl
+import threading
 import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Self, Unpack
+from uuid import uuid4
 
-from queue_node_sdk.backoff import FIRST_POLL_SECONDS, POLL_GROWTH, Backoff
-from queue_node_sdk.errors import ConfigurationError, Overloaded, Timeout, Unreachable
-from queue_node_sdk.models import Job
-from queue_node_sdk.protocol import job_of, status_call, submit_call, submitted_id
+import httpx2
+
+from queue_node_sdk import answers, calls
+from queue_node_sdk.batching import Batching, Item
+from queue_node_sdk.delivery import Delivery
+from queue_node_sdk.errors import Overloaded, QueueNodeError, Unreachable
+from queue_node_sdk.models import Job, JobState, QueueInfo
+from queue_node_sdk.options import JobOptions, Submit, submit_body
+from queue_node_sdk.protocol import Reply
+from queue_node_sdk.settings import url_and_key_from_env
 from queue_node_sdk.transport import Transport
-
-URL_VARIABLE: Final = "QUEUE_NODE_URL"
-KEY_VARIABLE: Final = "QUEUE_NODE_KEY"
-
-_LAST_LOOK_SECONDS: Final = 1.0
-"""What the look at the end of a wait may take beyond it, from a node that does not answer."""
+from queue_node_sdk.waiting import Waiting
 
 
 class Client:
     """Submits jobs to one node and reads what became of them.
 
-    Connection errors, 429 and 503 are got over by trying again, with back-off, for
-    ``retry_for`` seconds per call; a longer outage is raised.
+    Connection errors, lost answers, 429 and 503 are got over by trying again, with back-off,
+    for ``retry_for`` seconds per call; a longer outage is raised.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class Client:
         retry_for: float = 30.0,
         request_timeout: float = 10.0,
         verify: ssl.SSLContext | bool = True,
+        http_transport: httpx2.BaseTransport | None = None,
     ) -> None:
         """Nothing is sent yet.
 
@@ -47,12 +52,23 @@ class Client:
             request_timeout: seconds that one try may wait for the node.
             verify: how a node's certificate is checked: an ``ssl.SSLContext`` for a
                 private authority.
+            http_transport: what carries the requests instead of a network: a proxy of your
+                own, or a node in the same process.
 
         Raises:
             ConfigurationError: the URL or the key cannot be right.
         """
         self._retry_for = retry_for
-        self._transport = Transport(url, key, request_timeout=request_timeout, verify=verify)
+        self._transport = Transport(
+            url,
+            key,
+            request_timeout=request_timeout,
+            verify=verify,
+            http_transport=http_transport,
+        )
+        self._lock = threading.Lock()
+        """Of ``_batching``."""
+        self._batching: Batching[threading.Event] = Batching()
 
     @classmethod
     def from_env(cls) -> Self:
@@ -63,93 +79,225 @@ class Client:
         """
         return cls(*url_and_key_from_env())
 
-    def submit(self, payload: str, *, max_retries: int | None = None) -> str:
+    # Submitting
+
+    def submit(self, payload: str, **options: Unpack[JobOptions]) -> str:
         """Store a job and return its id. When this returns, the job is on disk.
 
-        A submit is sent again only where the first one surely stored nothing: there was no
-        connection, or the node refused it for the moment (429, 503 with ``Retry-After``).
-        When a request went out and its answer never came, ``OutcomeUnknown`` is raised; when
-        the node broke down over it, ``ServerError``: the job may exist, and submitting it
-        again may make two of it.
+        Every submit carries an idempotency key, its own or one that is made up, so it is sent
+        again until it is answered and never makes a second job. What others submit through
+        this client while a request is out goes along with the next one.
 
         Args:
             payload: any text that is not empty, 1 MiB in UTF-8 at most.
-            max_retries: attempts that the job gets in all; ``None``: the node's default.
+            options: see ``JobOptions``: ``max_retries``, ``queue``, ``priority``, ``delay``,
+                ``run_at``, ``ttl``, ``lease_duration``, ``backoff``, ``group``,
+                ``idempotency_key``, ``retention``, ``tags``.
 
         Raises:
-            BadRequest: the node does not take this job (``TooLarge``: over its limit).
+            BadRequest: the node does not take this job (``TooLarge``: over its limit;
+                ``IdempotencyConflict``: another job was stored under this key).
             AuthError: the key is wrong, or may not submit.
             TlsError: the node's certificate is not trusted; nothing was sent.
-            OutcomeUnknown, ServerError: the job may be stored, or not.
+            OutcomeUnknown, ServerError: ``retry_for`` is over and no answer came: the job may
+                be stored, or not.
             Overloaded, Unreachable, StorageFull: the job is not stored.
         """
-        call = submit_call(payload, max_retries)
-        return submitted_id(self._transport.exchange(call, self._retry_for))
+        body = submit_body(payload, options, uuid4().hex)
+        item = Item(body, time.monotonic() + self._retry_for, threading.Event())
+        with self._lock:
+            leads = self._batching.add(item)
+        try:
+            if not leads:
+                item.bell.wait()
+            if item.batch is not None:
+                self._lead(item)
+        except BaseException:
+            with self._lock:
+                woken = self._batching.abandon(item)
+            _wake(woken)
+            raise
+        return _id_or_raise(item.outcome)
 
-    def get_status(self, job_id: str) -> Job:
-        """The job as it stands now.
+    def submit_many(self, jobs: Iterable[str | Submit], **options: Unpack[JobOptions]) -> list[str]:
+        """Store jobs and return their ids, in order. When this returns, all are on disk.
 
-        Raises:
-            NotFound: the node knows no such job (any more).
-        """
-        return job_of(self._transport.exchange(status_call(job_id), self._retry_for))
-
-    def wait_for_completion(
-        self, job_id: str, timeout: float | None = 60.0, poll_interval: float = 1.0
-    ) -> Job:
-        """Wait until the job is finished, one way or another: see ``Job.succeeded``.
-
-        Asks quickly at first and then ever more seldom, so that a short job is seen at once
-        and a long one costs little.
+        They go in requests of up to 1,000, one after another, each stored whole or not at
+        all. A job that is refused is named by its index (``jobs[3]: ...``); the requests
+        before its own are stored, and with idempotency keys of your own you may simply
+        submit all of them again.
 
         Args:
-            job_id: as ``submit`` returned it.
-            timeout: seconds; ``None``: for ever.
-            poll_interval: the longest pause between two questions, in seconds.
+            jobs: payloads, or ``Submit("payload", queue=...)``.
+            options: of all jobs; those of a ``Submit`` go first.
 
         Raises:
-            Timeout: it was not finished in time (or the node not reachable until then).
-            NotFound: the node knows no such job (any more).
+            QueueNodeError: as ``submit``.
         """
-        if not poll_interval > 0:
-            raise ConfigurationError("poll_interval must be more than 0 seconds")
-        call = status_call(job_id)
-        pace = Backoff(min(FIRST_POLL_SECONDS, poll_interval), poll_interval, POLL_GROWTH)
-        give_up_at = None if timeout is None else time.monotonic() + timeout
-        polls = 0
-        while True:
-            patience_seconds = self._retry_for
-            if give_up_at is not None:
-                patience_seconds = max(give_up_at - time.monotonic(), _LAST_LOOK_SECONDS)
-            try:
-                job = job_of(self._transport.exchange(call, patience_seconds))
-            except (Unreachable, Overloaded) as error:
-                if give_up_at is None:
-                    raise
-                raise Timeout(f"job {job_id} is not known to be finished: {error}") from error
-            if job.finished:
-                return job
-            polls += 1
-            pause_seconds = pace.ceiling_seconds(polls)
-            if give_up_at is not None:
-                left_seconds = give_up_at - time.monotonic()
-                if left_seconds <= 0:
-                    raise Timeout(f"job {job_id} is {job.state} after {timeout:g} s")
-                # The last look is at the deadline, not a pause before it.
-                pause_seconds = min(pause_seconds, left_seconds)
-            time.sleep(pause_seconds)
+        bodies = [_body_of(job, options) for job in jobs]
+        if not bodies:
+            return []
+        delivery = Delivery(bodies, apart=False)
+        self._transport.deliver(delivery, time.monotonic() + self._retry_for)
+        return [_id_or_raise(outcome) for outcome in delivery.outcomes]
 
     def submit_and_wait(
         self,
         payload: str,
         *,
-        max_retries: int | None = None,
         timeout: float | None = 60.0,
         poll_interval: float = 1.0,
+        **options: Unpack[JobOptions],
     ) -> Job:
-        """``submit`` and ``wait_for_completion`` in one; ``timeout`` is for the waiting."""
-        job_id = self.submit(payload, max_retries=max_retries)
+        """``submit`` and ``wait`` in one; ``timeout`` is for the waiting."""
+        job_id = self.submit(payload, **options)
         return self.wait_for_completion(job_id, timeout, poll_interval)
+
+    # Reading
+
+    def get(self, job_id: str) -> Job:
+        """The job as it stands now.
+
+        Raises:
+            NotFound: the node knows no such job (any more).
+        """
+        return answers.job_of(self._exchange(calls.status_call(job_id)))
+
+    def get_status(self, job_id: str) -> Job:
+        """``get``, by its first name."""
+        return self.get(job_id)
+
+    def wait(self, job_id: str, timeout: float | None = 60.0) -> Job:
+        """Wait until a job is finished, and return it: done, dead or cancelled.
+
+        The node answers in the moment when it is; nothing is asked over and over.
+
+        Args:
+            job_id: what ``submit`` returned.
+            timeout: seconds; ``None``: for as long as it takes and the node can be reached.
+
+        Raises:
+            Timeout: the job was not finished in time (or the node not reachable until then).
+            NotFound: the node knows no such job (any more).
+        """
+        return self.wait_for_completion(job_id, timeout)
+
+    def wait_for_completion(
+        self, job_id: str, timeout: float | None = 60.0, poll_interval: float = 1.0
+    ) -> Job:
+        """``wait``, by its first name.
+
+        ``poll_interval`` is the longest pause between two looks at a node that does not keep
+        a read waiting.
+        """
+        waiting = Waiting(
+            job_id,
+            timeout=timeout,
+            poll_interval=poll_interval,
+            retry_for=self._retry_for,
+            now=time.monotonic(),
+        )
+        while True:
+            call, in_all_seconds, failing_seconds = waiting.call(time.monotonic())
+            try:
+                job = answers.job_of(
+                    self._transport.exchange(call, in_all_seconds, failing_seconds)
+                )
+            except (Unreachable, Overloaded) as error:
+                raised = waiting.gave_up(error)
+                if raised is error:
+                    raise
+                raise raised from error
+            if job.finished:
+                return job
+            time.sleep(waiting.pause_seconds(job, time.monotonic()))
+
+    def jobs(
+        self,
+        *,
+        queue: str | None = None,
+        state: JobState | str | None = None,
+        tag: str | Sequence[str] | Mapping[str, str] | None = None,
+        group: str | None = None,
+        page_size: int = 100,
+    ) -> Iterator[Job]:
+        """All jobs that match, oldest first, without their results; asked for page by page.
+
+        A job that is there all the while comes exactly once.
+
+        Args:
+            queue: jobs of this queue.
+            state: jobs in this state.
+            tag: ``"key:value"``, several of them, or a mapping: jobs that have all.
+            group: jobs of this group.
+            page_size: how many to ask for at once, 1 to 1000.
+        """
+        cursor: str | None = None
+        while True:
+            call = calls.list_call(
+                queue=queue, state=state, tag=tag, group=group, limit=page_size, cursor=cursor
+            )
+            page = answers.page_of(self._exchange(call))
+            yield from page.jobs
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    # Changing
+
+    def cancel(self, job_id: str) -> Job:
+        """Take a job back; a worker that has it learns so at its next word to the node.
+
+        Raises:
+            WrongState: it is finished.
+            NotFound: the node knows no such job (any more).
+        """
+        return answers.job_of(self._exchange(calls.cancel_call(job_id)))
+
+    def retry(self, job_id: str) -> Job:
+        """Start a DEAD or CANCELLED job again, with its attempts at zero.
+
+        Raises:
+            WrongState: it is neither.
+            NotFound: the node knows no such job (any more).
+            OutcomeUnknown: the answer was lost; ``get`` shows whether it started.
+        """
+        return answers.job_of(self._exchange(calls.retry_call(job_id)))
+
+    def delete(self, job_id: str) -> None:
+        """Forget a finished job (admin key).
+
+        Raises:
+            WrongState: it is not finished.
+            NotFound: the node knows no such job (any more).
+        """
+        self._exchange(calls.delete_call(job_id))
+
+    # Queues
+
+    def queues(self) -> list[QueueInfo]:
+        """All queues, by name."""
+        return answers.queues_of(self._exchange(calls.QUEUES_CALL))
+
+    def queue(self, name: str) -> QueueInfo:
+        """One queue: counts by state, age of the oldest ready job, rates."""
+        return answers.queue_of(self._exchange(calls.queue_call(name)))
+
+    def pause(self, queue: str) -> QueueInfo:
+        """No leases of this queue any more; submits go on (admin key)."""
+        return answers.queue_of(self._exchange(calls.pause_call(queue)))
+
+    def resume(self, queue: str) -> QueueInfo:
+        """Leases of this queue again (admin key)."""
+        return answers.queue_of(self._exchange(calls.resume_call(queue)))
+
+    def retry_dead(self, queue: str) -> int:
+        """Start all DEAD jobs of a queue again (admin key); how many there were."""
+        return answers.count_of(self._exchange(calls.retry_dead_call(queue)))
+
+    def purge(self, queue: str, state: JobState | str = JobState.DEAD) -> int:
+        """Forget all jobs of a queue in a state, any but RUNNING (admin key); how many."""
+        return answers.count_of(self._exchange(calls.purge_call(queue, state)))
 
     def close(self) -> None:
         """Close the connections."""
@@ -170,14 +318,41 @@ class Client:
         # Never the key.
         return f"Client({self._transport.url!r})"
 
+    def _exchange(self, call: calls.Call) -> Reply:
+        return self._transport.exchange(call, self._retry_for)
 
-def url_and_key_from_env() -> tuple[str, str]:
-    """What ``from_env`` goes by.
+    def _lead(self, leader: Item[threading.Event]) -> None:
+        """Send what has come together, and wake those whom it concerns."""
+        batch, delivery = leader.batch, leader.delivery
+        assert batch is not None, "this one does not lead"
+        assert delivery is not None, "this one does not lead"
 
-    Raises:
-        ConfigurationError: one of the two variables is not set.
-    """
-    missing = [name for name in (URL_VARIABLE, KEY_VARIABLE) if not os.environ.get(name)]
-    if missing:
-        raise ConfigurationError(f"not set in the environment: {' and '.join(missing)}")
-    return os.environ[URL_VARIABLE], os.environ[KEY_VARIABLE]
+        def handed_on() -> bool:
+            with self._lock:
+                woken = self._batching.pause(leader)
+            _wake(woken)
+            return leader.batch is None
+
+        self._transport.deliver(delivery, min(item.give_up_at for item in batch), handed_on)
+        if leader.batch is not None:
+            with self._lock:
+                woken = self._batching.settle(leader)
+            _wake(woken)
+
+
+def _wake(items: Iterable[Item[threading.Event]]) -> None:
+    for item in items:
+        item.bell.set()
+
+
+def _body_of(job: str | Submit, options: JobOptions) -> bytes:
+    if isinstance(job, Submit):
+        return submit_body(job.payload, {**options, **job.options}, uuid4().hex)
+    return submit_body(job, options, uuid4().hex)
+
+
+def _id_or_raise(outcome: str | QueueNodeError | None) -> str:
+    assert outcome is not None, "a delivery ends with an outcome for each"
+    if isinstance(outcome, QueueNodeError):
+        raise outcome
+    return outcome

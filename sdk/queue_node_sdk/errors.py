@@ -52,15 +52,31 @@ class NotFound(QueueNodeError):
     """404: there is no such job (any more)."""
 
 
+class IdempotencyConflict(BadRequest):
+    """422: the idempotency key was used before, for a job that says something else."""
+
+
+class WrongState(QueueNodeError):
+    """409: a job in this state is not cancelled, retried or deleted; nothing was changed."""
+
+
 class LeaseLost(QueueNodeError):
     """409: the lease ended, so the attempt is not ours to finish any more."""
 
 
+class JobCancelled(LeaseLost):
+    """409: the job was cancelled while it was leased; its outcome interests nobody any more."""
+
+
 class Overloaded(QueueNodeError):
-    """429 or 503 until the patience ran out: not taken.
+    """503 until the patience ran out: not taken.
 
     ``retry_after_seconds`` is the node's advice.
     """
+
+
+class QueueFull(Overloaded):
+    """429 until the patience ran out: the node holds as many jobs as it may; nothing was stored."""
 
 
 class ServerError(QueueNodeError):
@@ -80,7 +96,11 @@ class Unreachable(QueueNodeError):
 
 
 class OutcomeUnknown(Unreachable):
-    """The request was sent and its answer was lost: it may have taken effect, or not."""
+    """The request was sent, and its answer was lost until the patience ran out.
+
+    It may have taken effect, or not. A submit that is sent again with the same idempotency
+    key never makes a second job.
+    """
 
 
 class Timeout(QueueNodeError, TimeoutError):

@@ -1,45 +1,25 @@
-"""One node over HTTP: sends a call, repeats it where that is allowed, under one deadline.
+"""One node over HTTP for threads: sends a call, repeats it where that is allowed.
 
-The shell around ``protocol``, shared by ``Client`` and ``Worker``; any number of threads may
-use one. It keeps connections open between calls. A call costs 0.5 ms of CPU, 0.4 of them
-httpx2's (against a socket server that answers at once; ``http.client`` takes 0.1 ms).
+The synchronous shell around ``exchange`` and ``delivery``, shared by ``Client`` and ``Worker``;
+any number of threads may use one. It keeps connections open between calls. A call costs 0.5 ms
+of CPU, 0.4 of them httpx2's (against a socket server that answers at once; ``http.client``
+takes 0.1 ms).
 """
 
-import logging
 import random
 import ssl
 import threading
 import time
-from typing import Final
+from collections.abc import Callable
 
 import httpx2
 
-from queue_node_sdk.backoff import RETRY
-from queue_node_sdk.errors import ConfigurationError, QueueNodeError
-from queue_node_sdk.protocol import (
-    AnswerLost,
-    Call,
-    NoTls,
-    NotSent,
-    Outcome,
-    Reply,
-    accepted,
-    check_key,
-    check_url,
-    error_from,
-    may_repeat,
-    retry_after_seconds,
-)
-from queue_node_sdk.version import __version__
-
-_log: Final = logging.getLogger("queue_node")
-
-_KEPT_OPEN_SECONDS: Final = 60.0
-"""Idle connections are closed by us before the node does (75 s), not in the middle of a call."""
-_NO_TLS_THERE: Final = frozenset(
-    ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST")
-)
-"""OpenSSL's words, which differ from version to version, for an answer that is no TLS."""
+from queue_node_sdk.calls import Call
+from queue_node_sdk.delivery import Delivery
+from queue_node_sdk.errors import QueueNodeError
+from queue_node_sdk.exchange import Exchange
+from queue_node_sdk.protocol import Outcome, Reply
+from queue_node_sdk.wire import LIMITS, TROUBLES, Wire, reply_of, trouble_of
 
 
 class Transport:
@@ -52,116 +32,80 @@ class Transport:
         *,
         request_timeout: float,
         verify: ssl.SSLContext | bool,
+        http_transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        if not request_timeout > 0:
-            raise ConfigurationError("request_timeout must be more than 0 seconds")
-        self.url = check_url(url)
-        try:
-            httpx2.URL(self.url)
-        except httpx2.InvalidURL as error:
-            raise ConfigurationError(f"not a URL: {url!r}: {error}") from error
-        self._request_timeout = request_timeout
+        self._wire = Wire(url, key, request_timeout)
+        self.url = self._wire.url
         self._closing = threading.Event()
-        # Bounded by the threads that use it, each with at most one call out.
-        limits = httpx2.Limits(
-            max_connections=None,
-            max_keepalive_connections=None,
-            keepalive_expiry=_KEPT_OPEN_SECONDS,
-        )
-        self._http = httpx2.Client(verify=verify, limits=limits)
-        self._headers = httpx2.Headers(
-            {
-                "Authorization": f"Bearer {check_key(key)}",
-                "User-Agent": f"queue-node-sdk/{__version__}",
-                "Accept": "application/json",
-                "Content-Type": "application/json",
-            }
-        )
+        self._http = httpx2.Client(verify=verify, limits=LIMITS, transport=http_transport)
 
-    def exchange(self, call: Call, patience_seconds: float) -> Reply:
+    def exchange(
+        self, call: Call, patience_seconds: float, failing_for_seconds: float | None = None
+    ) -> Reply:
         """Send ``call`` until it is answered, for ``patience_seconds`` at most.
 
-        It is tried at least once, and again only where ``may_repeat`` allows.
+        From the first failure on it is ``failing_for_seconds``, where that is given. It is
+        tried at least once, and again only where ``may_repeat`` allows.
 
         Raises:
             QueueNodeError: the refusal, or the trouble that outlasted the patience.
         """
-        if self._closing.is_set():
-            raise QueueNodeError(f"{call.what}: closed already")
-        give_up_at = time.monotonic() + patience_seconds
-        failures = 0
+        self._check_open(call.what)
+        exchange = Exchange(call, self.url, time.monotonic(), patience_seconds, failing_for_seconds)
         while True:
-            left_seconds = give_up_at - time.monotonic()
-            outcome = self._send(call, left_seconds if failures else patience_seconds)
-            if (reply := accepted(call, outcome)) is not None:
-                return reply
-            failures += 1
-            if not may_repeat(call, outcome):
-                raise error_from(call, outcome)
-            pause_seconds = RETRY.pause_seconds(
-                failures,
-                random.random(),  # noqa: S311 - spreads out retries, guards nothing
-                retry_after_seconds(outcome),
-            )
-            if time.monotonic() + pause_seconds >= give_up_at:
-                raise error_from(call, outcome)
-            if failures == 1 and isinstance(outcome, NotSent):
-                # A typing error in the URL looks the same as a node that is starting.
-                _log.warning(
-                    "cannot reach %s: %s; trying for %.3g s",
-                    self.url,
-                    outcome.reason,
-                    patience_seconds,
-                )
-            if self._closing.wait(pause_seconds):
-                raise error_from(call, outcome)
+            outcome = self._send(call, exchange.left_seconds(time.monotonic()))
+            after = exchange.pause_after(outcome, time.monotonic(), _draw())
+            if isinstance(after, Reply):
+                return after
+            if self._closing.wait(after):
+                raise exchange.error(outcome)
+
+    def deliver(
+        self,
+        delivery: Delivery,
+        give_up_at: float,
+        handed_on: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Send the jobs of ``delivery`` until each has an outcome.
+
+        Args:
+            delivery: what to store; holds the outcomes afterwards.
+            give_up_at: on ``time.monotonic()``; each job is tried at least once.
+            handed_on: asked before each pause, when some may have their outcome already;
+                whether somebody else goes on from here.
+        """
+        self._check_open("submit")
+        while True:
+            pause_seconds = delivery.resume_at - time.monotonic()
+            if pause_seconds > 0 and self._closing.wait(pause_seconds):
+                delivery.give_up()
+                return
+            while (call := delivery.next_call()) is not None:
+                delivery.note(self._send(call, give_up_at - time.monotonic()))
+            now = time.monotonic()
+            next_pause_seconds = delivery.pause_seconds(self.url, give_up_at - now, _draw())
+            if next_pause_seconds is None:
+                return
+            delivery.resume_at = now + next_pause_seconds
+            if handed_on():
+                return
 
     def close(self) -> None:
         """Close the connections; what waits for its next try in another thread gives up."""
         self._closing.set()
         self._http.close()
 
+    def _check_open(self, what: str) -> None:
+        if self._closing.is_set():
+            raise QueueNodeError(f"{what}: closed already")
+
     def _send(self, call: Call, left_seconds: float) -> Outcome:
         """Send ``call`` once and read the answer."""
-        # A call without patience still gets the time that one request may take.
-        limit = min(self._request_timeout, left_seconds) if left_seconds > 0 else None
-        timeout = httpx2.Timeout(limit or self._request_timeout)
-        request = httpx2.Request(
-            call.method,
-            self.url + call.path,
-            headers=self._headers,
-            content=call.body or None,
-            extensions={"timeout": timeout.as_dict()},
-        )
         try:
-            response = self._http.send(request)
-        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
-            if (reason := _tls_refused(error)) is not None:
-                return NoTls(reason)
-            return NotSent(_described(error))
-        except (httpx2.TransportError, httpx2.DecodingError) as error:
-            # Also when only a part was written: the node may have had enough of it.
-            return AnswerLost(_described(error))
-        return Reply(response.status_code, response.content, response.headers)
+            return reply_of(self._http.send(self._wire.request(call, left_seconds)))
+        except TROUBLES as error:
+            return trouble_of(error)
 
 
-def _tls_refused(error: BaseException) -> str | None:
-    """Why there can be no TLS, if that is what is behind ``error``.
-
-    Not every fault of TLS is one: a node that is just ending breaks off in a handshake too.
-    """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return (
-                f"the node's certificate is not trusted: {cause.verify_message}; for a private "
-                "authority pass verify=ssl.create_default_context(cafile=...)"
-            )
-        if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS_THERE:
-            return "this port does not speak TLS: is the URL to begin with http://?"
-        cause = cause.__cause__ or cause.__context__
-    return None
-
-
-def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+def _draw() -> float:
+    return random.random()  # noqa: S311 - spreads out retries, guards nothing

@@ -1,56 +1,66 @@
 """The side that does the work: leases jobs, runs a handler on each, reports the outcome.
 
-``concurrency`` threads all do the same: lease a job, run the handler, ack. Leasing stands
-behind one lock, so an idle worker asks with one thread however many it has, and no job is
-leased before a thread is free to run it.
+``Worker`` puts the parts together: ``worker_engine`` talks to the node in a thread of its own,
+``worker_threads``, ``worker_async`` or ``worker_process`` run the handlers. ``worker_core`` is
+what they do, without threads.
 
 A job that this process holds when it dies is given to another worker once its lease ends:
 delivery is at least once, and a handler should not mind to see a job again.
 """
 
+import functools
+import inspect
 import logging
-import random
 import signal
 import ssl
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from types import FrameType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self, cast
 
-from queue_node_sdk.backoff import FIRST_POLL_SECONDS, POLL_GROWTH, RECONNECT, Backoff
-from queue_node_sdk.client import url_and_key_from_env
-from queue_node_sdk.errors import (
-    AuthError,
-    BadRequest,
-    ConfigurationError,
-    LeaseLost,
-    Overloaded,
-    QueueNodeError,
-    ServerError,
-    Unreachable,
-)
-from queue_node_sdk.models import LeasedJob
-from queue_node_sdk.protocol import LEASE_CALL, Call, ack_call, lease_of, lease_seconds
-from queue_node_sdk.transport import Transport
+import anyio
+import anyio.to_thread
+import httpx2
 
-Handler = Callable[[LeasedJob], str | None]
+from queue_node_sdk.atransport import AsyncTransport
+from queue_node_sdk.errors import ConfigurationError, QueueNodeError
+from queue_node_sdk.settings import check_key, check_url, url_and_key_from_env
+from queue_node_sdk.worker_async import AsyncRunner
+from queue_node_sdk.worker_context import JobContext
+from queue_node_sdk.worker_engine import Engine, Line, Runner
+from queue_node_sdk.worker_options import WorkerOptions, default_name
+from queue_node_sdk.worker_process import InProcess, check_handler
+from queue_node_sdk.worker_threads import InThread, ThreadRunner
+
+Handler = Callable[[JobContext], str | None] | Callable[[JobContext], Awaitable[str | None]]
+"""What works on a job. One that is annotated with ``LeasedJob`` fits as well."""
+
+Backend = Literal["asyncio", "trio"]
 
 _log: Final = logging.getLogger("queue_node")
 
-_ERROR_CHARACTERS_MAX: Final = 4_000
-"""Of an exception's text that is reported: room for a message, not for a dump (guess)."""
+_LEAVE_SECONDS: Final = 7.0
+"""For the last words of a worker that was cancelled: a bit more than the engine takes."""
+_JOIN_SECONDS: Final = 1.0
+"""For a thread that has nothing left to do."""
 
 
 class Worker:
     """Runs ``handler`` on jobs of one node until it is told to stop.
 
-    The handler gets a ``LeasedJob`` and returns the result (a ``str``, or ``None`` for a
-    success without one). Whatever it raises is reported as the failure of this attempt, and
-    the node decides whether there is another. It runs in up to ``concurrency`` threads at
-    once, and has to be done within the lease (30 s unless the node says otherwise).
+    The handler gets a ``JobContext`` and returns the result (a ``str``, or ``None`` for a
+    success without one). What it raises is the failure of this attempt, and the node decides
+    whether there is another; ``Retry``, ``Reject`` and ``Release`` say more. Leases are
+    extended as long as it runs.
+
+    - ``def``: runs in one of ``concurrency`` threads. When its job is lost it can only be
+      told: ``job.lost``.
+    - ``async def``: runs as a task of the event loop of ``run_async``, or of ``run``, which
+      starts one (``backend``). When its job is lost its scope is cancelled.
+    - ``def`` with ``process=True``: runs in one of ``concurrency`` processes. When its job is
+      lost the process is killed. The handler must be importable, and the program guard its
+      start with ``if __name__ == "__main__":``.
     """
 
     def __init__(
@@ -60,196 +70,177 @@ class Worker:
         handler: Handler,
         *,
         concurrency: int = 4,
+        queues: Sequence[str] | None = None,
+        process: bool = False,
+        backend: Backend = "asyncio",
+        prefetch: int = 0,
+        grace: float | None = 25.0,
+        lease_seconds: float | None = None,
+        name: str | None = None,
         poll_interval: float = 1.0,
         request_timeout: float = 10.0,
         verify: ssl.SSLContext | bool = True,
+        http_transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         """Nothing is sent yet.
 
         Args:
             url: of the node, such as ``http://127.0.0.1:8080``.
             key: a worker key (``worker_...``) or an admin key.
-            handler: called with each job, in a thread of the worker's.
+            handler: called with each job.
             concurrency: how many jobs are worked on at once.
-            poll_interval: the longest pause between two questions for work, in seconds.
+            queues: in order of preference; ``None``: ``default``.
+            process: run the handler in processes instead of threads.
+            backend: of the event loop that ``run`` starts for an ``async def``.
+            prefetch: how many jobs to lease beyond those that run, ``concurrency`` at most:
+                for jobs that are shorter than a request to the node. They wait here, while
+                other workers may be free.
+            grace: seconds for the jobs in hand to finish after a stop; then they are released.
+                ``None``: no limit.
+            lease_seconds: how long a lease lasts without a heartbeat; ``None``: as the job or
+                the node says.
+            name: shows in the jobs; ``None``: host and process id.
+            poll_interval: the longest pause between two questions for work, in seconds, to a
+                node that does not let them wait.
             request_timeout: seconds that one request may wait for the node.
             verify: how a node's certificate is checked: an ``ssl.SSLContext`` for a
                 private authority.
+            http_transport: to reach the node by other means than a socket.
 
         Raises:
-            ConfigurationError: the URL, the key or a number cannot be right.
+            ConfigurationError: the URL, the key or an option cannot be right.
         """
-        if concurrency < 1:
-            raise ConfigurationError("concurrency must be 1 or more")
-        if not poll_interval > 0:
-            raise ConfigurationError("poll_interval must be more than 0 seconds")
-        self._handler = handler
-        self._concurrency = concurrency
-        self._idle_pace = Backoff(
-            min(FIRST_POLL_SECONDS, poll_interval), poll_interval, POLL_GROWTH
+        self._options = WorkerOptions(
+            concurrency=concurrency,
+            prefetch=prefetch,
+            queues=queues,
+            lease_seconds=lease_seconds,
+            grace=grace,
+            name=default_name() if name is None else name,
+            poll_interval=poll_interval,
         )
-        self._transport = Transport(url, key, request_timeout=request_timeout, verify=verify)
-        self._leasing = threading.Lock()
-        self._stopping = threading.Event()
-        self._fatal: BaseException | None = None
+        if not request_timeout > 0:
+            raise ConfigurationError("request_timeout must be more than 0 seconds")
+        self._url = check_url(url)
+        self._handler = handler
+        self._asynchronous = _is_async(handler)
+        self._in_processes = process
+        self._backend = backend
+        if process:
+            if self._asynchronous:
+                raise ConfigurationError("process=True is for a plain def, not an async def")
+            check_handler(cast("Callable[[JobContext], object]", handler))
+        make_line: Callable[[], Line] = functools.partial(
+            AsyncTransport,
+            self._url,
+            check_key(key),
+            request_timeout=request_timeout,
+            verify=verify,
+            http_transport=http_transport,
+        )
+        self._engine = Engine(self._options, make_line)
         self._ran = False
-        # What the next two say belongs to whoever holds _leasing.
-        self._reached = False
-        self._failures = 0
 
     @classmethod
-    def from_env(cls, handler: Handler, *, concurrency: int = 4) -> Self:
+    def from_env(cls, handler: Handler, *, concurrency: int = 4, **options: Any) -> Self:  # noqa: ANN401 - those of __init__
         """A worker for the node in ``QUEUE_NODE_URL``, with the key in ``QUEUE_NODE_KEY``.
 
         Raises:
             ConfigurationError: one of them is not set, or cannot be right.
         """
         url, key = url_and_key_from_env()
-        return cls(url, key, handler, concurrency=concurrency)
+        return cls(url, key, handler, concurrency=concurrency, **options)
 
     def run(self) -> None:
         """Work until ``stop()``, SIGTERM or SIGINT; then finish what is held and return.
 
-        In the main thread the two signals are taken over meanwhile; a second one ends the
-        process at once. A node that is away is waited for, for ever. A worker runs once:
-        make another to go on.
+        Finishing takes ``grace`` seconds at most; what has not ended then is released at once,
+        for another worker. In the main thread the two signals are taken over meanwhile; a
+        second one ends the process at once. A node that is away is waited for, for ever. A
+        worker runs once: make another to go on.
 
         Raises:
             AuthError: the node does not take the key (any more).
             QueueNodeError: nothing at the URL behaves like a node, from the start; or the
                 worker has run already.
         """
-        if self._ran:
-            raise QueueNodeError("this worker has run already; make another to go on")
-        self._ran = True
-        threads = [
-            threading.Thread(target=self._work, name=f"queue-node-worker-{number}")
-            for number in range(self._concurrency)
-        ]
         with ExitStack() as stack:
-            stack.callback(self._transport.close)
             if threading.current_thread() is threading.main_thread():
                 stack.enter_context(_StopOnSignals(self.stop))
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        if self._fatal is not None:
-            raise self._fatal
+            if self._asynchronous:
+                anyio.run(self.run_async, backend=self._backend)
+            else:
+                self._run_in_threads()
+
+    async def run_async(self) -> None:
+        """``run`` in an event loop that runs already, trio's or asyncio's.
+
+        Signals are left alone: call ``stop()``. When it is cancelled, so are the handlers, and
+        their jobs are released at once. A plain ``def`` runs in threads here too.
+
+        Raises:
+            QueueNodeError: as ``run``.
+        """
+        if not self._asynchronous:
+            try:
+                await anyio.to_thread.run_sync(self._run_in_threads, abandon_on_cancel=True)
+            finally:
+                self._engine.stop(0)
+            return
+        self._begin()
+        handler = cast("Callable[[JobContext], Awaitable[object]]", self._handler)
+        runner = AsyncRunner(handler, self._options.concurrency, self._engine.ended)
+        thread = self._start_engine(runner)
+        try:
+            await runner.run()
+        finally:
+            # Nothing is left to wait for unless we were cancelled.
+            self._engine.stop(0)
+            with anyio.move_on_after(_LEAVE_SECONDS, shield=True):
+                await anyio.to_thread.run_sync(thread.join, _LEAVE_SECONDS)
+            runner.close()
+        self._raise_what_ended_it()
 
     def stop(self) -> None:
-        """Lease nothing more; ``run()`` returns when the jobs in hand are done. At once."""
-        self._stopping.set()
+        """Lease nothing more and let ``run`` return when the jobs in hand are through.
+
+        From any thread, or from a handler; more than once is as once.
+        """
+        self._engine.stop(self._options.grace)
 
     def __repr__(self) -> str:
         # Never the key.
-        return f"Worker({self._transport.url!r}, concurrency={self._concurrency})"
+        return f"Worker({self._url!r})"
 
-    def _work(self) -> None:
-        """One thread: jobs, one after another, until the worker stops."""
+    def _run_in_threads(self) -> None:
+        self._begin()
+        handler = cast("Callable[[JobContext], object]", self._handler)
+        make_bench = InProcess if self._in_processes else InThread
+        benches = [make_bench(handler) for _ in range(self._options.concurrency)]
+        runner = ThreadRunner(benches, self._engine.ended)
+        thread = self._start_engine(runner)
         try:
-            while (leased := self._next_job()) is not None:
-                job, lease_ends_at = leased
-                self._report(job, self._attempt(job), lease_ends_at)
-        except BaseException as error:
-            # Kept for run(), which raises it in the thread of the caller. The other
-            # threads stop as well: a worker that limps on with fewer is no help.
-            self._fatal = error
-            self.stop()
+            thread.join()
+        finally:
+            self._engine.stop(0)
+        runner.join(_JOIN_SECONDS)
+        self._raise_what_ended_it()
 
-    # Leasing
+    def _begin(self) -> None:
+        if self._ran:
+            raise QueueNodeError("this worker has run already; make another to go on")
+        self._ran = True
 
-    def _next_job(self) -> tuple[LeasedJob, float] | None:
-        """Wait for a job; ``None`` when the worker stops.
-
-        Returns:
-            The job, and when its lease ends on ``time.monotonic()``.
-        """
-        with self._leasing:
-            empty = 0
-            while not self._stopping.is_set():
-                try:
-                    sent_at = time.monotonic()
-                    reply = self._transport.exchange(LEASE_CALL, 0)
-                    job = lease_of(reply)
-                except QueueNodeError as error:
-                    self._note_outage(error)
-                    empty = 0
-                    continue
-                self._note_answer()
-                if job is not None:
-                    now = datetime.now(UTC)  # noqa: TID251 - knows nothing of the node's clock
-                    return job, sent_at + lease_seconds(job, reply, now)
-                empty += 1
-                # Between half and all of the ceiling, so that idle workers fall out of step.
-                ceiling_seconds = self._idle_pace.ceiling_seconds(empty)
-                self._stopping.wait(ceiling_seconds * (1 + _draw()) / 2)
-            return None
-
-    def _note_outage(self, error: QueueNodeError) -> None:
-        """Pause after a lease call that failed, or raise what will not get better."""
-        passing = isinstance(error, (Unreachable, Overloaded, ServerError))
-        # Once a node has answered there, anything but a refused key is a proxy in between,
-        # and gets better. From the first it is a wrong URL, and somebody should hear of it.
-        if isinstance(error, AuthError) or not (passing or self._reached):
-            raise error
-        if self._failures == 0:
-            _log.warning("no work from %s: %s; trying until it is back", self._transport.url, error)
-        self._failures += 1
-        self._stopping.wait(
-            RECONNECT.pause_seconds(self._failures, _draw(), error.retry_after_seconds)
+    def _start_engine(self, runner: Runner) -> threading.Thread:
+        thread = threading.Thread(
+            target=self._engine.run, args=(runner,), name="queue-node-engine", daemon=True
         )
+        thread.start()
+        return thread
 
-    def _note_answer(self) -> None:
-        if self._failures:
-            _log.warning("%s is back", self._transport.url)
-        self._failures = 0
-        self._reached = True
-
-    # Working
-
-    def _attempt(self, job: LeasedJob) -> Call:
-        """Run the handler; the report of what came of it."""
-        try:
-            result = self._handler(job)
-            if result is not None and not isinstance(result, str):
-                raise TypeError(
-                    f"the handler returned {type(result).__name__}; a result is a str or None"
-                )
-            return ack_call(job, result=result)
-        except BaseException as error:
-            # The border to code that is not ours: SystemExit or a library's own
-            # BaseException in a handler is the failure of one attempt, not of the worker.
-            _log.warning("job %s: attempt %d failed", job.job_id, job.attempt, exc_info=error)
-            return _failure(job, error)
-
-    def _report(self, job: LeasedJob, report: Call, lease_ends_at: float) -> None:
-        """Tell the node the outcome, again and again until the lease ends.
-
-        With a lease token the same report twice is one report, so a lost answer is no harm.
-        """
-        try:
-            try:
-                self._exchange_until(report, lease_ends_at)
-            except BadRequest as error:
-                # A result that the node does not take would fail every attempt in the
-                # same way and never say why.
-                _log.warning("job %s: result refused: %s", job.job_id, error)
-                self._exchange_until(_failure(job, error), lease_ends_at)
-        except LeaseLost:
-            _log.warning(
-                "job %s: attempt %d: lease lost, its outcome is dropped", job.job_id, job.attempt
-            )
-        except QueueNodeError as error:
-            _log.error(
-                "job %s: attempt %d: outcome not reported, the job may run again: %s",
-                job.job_id,
-                job.attempt,
-                error,
-            )
-
-    def _exchange_until(self, call: Call, ends_at: float) -> None:
-        self._transport.exchange(call, max(0.0, ends_at - time.monotonic()))
+    def _raise_what_ended_it(self) -> None:
+        if self._engine.fatal is not None:
+            raise self._engine.fatal
 
 
 class _StopOnSignals:
@@ -282,16 +273,9 @@ class _StopOnSignals:
         )
 
 
-def _failure(job: LeasedJob, error: BaseException) -> Call:
-    """The report that the attempt failed with ``error``: its type and text, bounded."""
-    try:
-        text = f"{type(error).__name__}: {error}".removesuffix(": ")
-    except Exception:  # An exception's own __str__ may fail; its type is still worth something.
-        text = type(error).__name__
-    # What JSON cannot carry must not keep a failure from being told.
-    text = text[:_ERROR_CHARACTERS_MAX].encode(errors="backslashreplace").decode()
-    return ack_call(job, result_error=text)
-
-
-def _draw() -> float:
-    return random.random()  # noqa: S311 - spreads out requests, guards nothing
+def _is_async(handler: object) -> bool:
+    """Whether calling it gives an awaitable: ``async def``, wrapped or as ``__call__``."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    call = getattr(handler, "__call__", None)  # noqa: B004 - it may be a coroutine function
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)

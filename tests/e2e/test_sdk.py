@@ -104,27 +104,46 @@ def test_a_handler_that_fails_ends_in_dead_with_its_error(node: RunningNode, cli
     assert job.result_error == "ValueError: attempt 2 é\x00"
 
 
-def test_a_slow_worker_loses_its_lease_and_not_the_job(
-    make_node: Callable[..., RunningNode], caplog: pytest.LogCaptureFixture
+STOPPED_WORKER = """
+import logging, sys
+from queue_node_sdk import Worker
+logging.basicConfig(stream=sys.stderr)
+def handle(job):
+    print("begun", flush=True)
+    sys.stdin.readline()
+    return "too late"
+Worker.from_env(handle, concurrency=1).run()
+"""
+
+
+def test_a_worker_that_stood_still_loses_its_lease_and_not_the_job(
+    make_node: Callable[..., RunningNode],
 ):
-    second_is_done = threading.Event()
-
-    def first_is_slow(job: LeasedJob) -> str:
-        if job.attempt == 1:
-            assert second_is_done.wait(DEADLINE_S)
-        return f"attempt {job.attempt}"
-
-    node = make_node(LEASE_DURATION="300ms", LEASE_CHECK_INTERVAL="100ms").start()
+    node = make_node(LEASE_DURATION="1s", LEASE_CHECK_INTERVAL="100ms").start()
     with (
         Client(node.url, node.keys["client"]) as client,
-        working(node, first_is_slow, concurrency=2),
+        subprocess.Popen(
+            [sys.executable, "-c", STOPPED_WORKER],
+            env=environment(node, "worker"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as stopped,
     ):
-        # On a machine that stands still the second may be too slow as well, and the third.
         job_id = client.submit("x", max_retries=1000)
-        job = client.wait_for_completion(job_id, timeout=DEADLINE_S)
-        second_is_done.set()
-        wait_until(lambda: "lease lost" in caplog.text)
-        assert job.attempts >= 2
+        assert stopped.stdout is not None
+        assert stopped.stdout.readline() == "begun\n"
+        stopped.send_signal(signal.SIGSTOP)
+        with working(node, lambda job: f"attempt {job.attempt}"):
+            job = client.wait_for_completion(job_id, timeout=DEADLINE_S)
+        stopped.send_signal(signal.SIGCONT)
+        assert stopped.stderr is not None
+        # The node said so, or it was too long ago to ask.
+        assert "the lease" in (words := stopped.stderr.readline()) or "lease lost" in words
+        stopped.send_signal(signal.SIGTERM)
+        _, err = stopped.communicate("go\n", timeout=DEADLINE_S)
+        assert (stopped.returncode, job.crashes) == (0, job.attempts - 1), err
         assert job.result == f"attempt {job.attempts}"
         assert client.get_status(job_id) == job
 

@@ -1,7 +1,8 @@
-"""A node of Part 1 of the contract in one thread's worth of memory, which fails on demand.
+"""A node of the contract in one thread's worth of memory, which fails on demand.
 
-It knows what a client can see of a node (submit, lease, ack, read, keys) and nothing of disks
-or partitions. ``fail(what, fault, ...)`` queues faults; each is used up by one request.
+It knows what a client can see of a node (submit, also many and with idempotency keys, lease,
+ack, read, keys) and nothing of disks or partitions, nor of ``wait``. ``fail(what, fault, ...)``
+queues faults; each is used up by one request.
 """
 
 import itertools
@@ -63,6 +64,7 @@ class FakeJob:
     settled: tuple[bool, str] | None = None  # success?, text
     result: str | None = None
     result_error: str | None = None
+    progress: float | str | None = None
 
 
 @dataclass
@@ -82,10 +84,13 @@ class FakeNode:
     skew: timedelta = timedelta()
     """How far the fake's clock is ahead of this machine's."""
     result_bytes_max: int = 1 << 20
+    payload_characters_max: int = 1 << 20
     jobs: dict[str, FakeJob] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
     revoked: set[str] = field(default_factory=set)
     url: str = ""
+    submitted: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    """``{idempotency key: (the body of its first submit, job id)}``."""
 
     def __post_init__(self) -> None:
         # Reentrant: what wait_until() looks at may ask count().
@@ -128,7 +133,7 @@ class FakeNode:
         self._server = None
 
     def fail(self, what: str, *faults: Fault) -> None:
-        """Meet the next requests ``what`` ("submit", "lease", "ack", "get") with faults."""
+        """Meet the next requests ``what`` (submit, batch, lease, ack, get) with faults."""
         with self._lock:
             self._faults[what].extend(faults)
 
@@ -175,24 +180,59 @@ class FakeNode:
             return _error(401, "API key has been revoked")
         if key not in (CLIENT_KEY, WORKER_KEY):
             return _error(401, "Invalid API key")
+        if seen.what in ("submit", "batch") and key != CLIENT_KEY:
+            return _error(403, "Insufficient permissions: jobs:submit is required")
         if seen.what == "submit":
-            if key != CLIENT_KEY:
-                return _error(403, "Insufficient permissions: jobs:submit is required")
-            body = json.loads(seen.body)
-            job = self._put(body["payload"], body.get("max_retries", 3))
-            return _json(201, {"job_id": job.job_id})
+            return self._submit(json.loads(seen.body))
+        if seen.what == "batch":
+            return self._submit_many(json.loads(seen.body)["jobs"])
         if seen.what == "lease":
-            return self._lease()
+            return self._lease_many(seen)
         if seen.what == "ack":
             return self._ack(seen)
+        if seen.what in ("extend", "release"):
+            return self._keep_or_release(seen)
         if seen.what == "get":
             return self._get(seen)
         return _error(404, "not found")
+
+    def _submit(self, body: dict[str, Any]) -> Answer:
+        job_key = body.get("idempotency_key")
+        if job_key in self.submitted:
+            before, job_id = self.submitted[job_key]
+            if before != body:
+                return _error(422, "idempotency_key was used before, for a job with another body")
+            return _json(200, {"job_id": job_id})
+        if len(body["payload"]) > self.payload_characters_max:
+            return _error(413, "payload too large")
+        job = self._put(body["payload"], body.get("max_retries", 3))
+        if job_key is not None:
+            self.submitted[job_key] = (body, job.job_id)
+        return _json(201, {"job_id": job.job_id})
+
+    def _submit_many(self, bodies: list[dict[str, Any]]) -> Answer:
+        for index, body in enumerate(bodies):
+            before = self.submitted.get(body.get("idempotency_key", ""))
+            if before is not None and before[0] != body:
+                return _error(422, f"jobs[{index}]: idempotency_key was used before")
+            if len(body["payload"]) > self.payload_characters_max:
+                return _error(413, f"jobs[{index}]: payload too large")
+        answers = [json.loads(self._submit(body).body) for body in bodies]
+        return _json(201, {"job_ids": [answer["job_id"] for answer in answers]})
 
     def _put(self, payload: str, max_retries: int) -> FakeJob:
         job = FakeJob(f"job-{next(self._numbers)}", payload, max_retries, self.now())
         self.jobs[job.job_id] = job
         return job
+
+    def _lease_many(self, seen: Seen) -> Answer:
+        wanted = json.loads(seen.body or b"{}").get("max")
+        if wanted is None:
+            return self._lease()
+        leased: list[Any] = []
+        while len(leased) < wanted and (answer := self._lease()).status == 200:
+            leased.append(json.loads(answer.body))
+        return _json(200, {"jobs": leased}) if leased else answer
 
     def _lease(self) -> Answer:
         self._expire()
@@ -221,9 +261,40 @@ class FakeNode:
     def _ack(self, seen: Seen) -> Answer:
         self._expire()
         body = json.loads(seen.body or b"{}")
-        job = self.jobs.get(seen.headers["x-job"])
+        if "acks" not in body:
+            return self._ack_one(seen.headers["x-job"], body)
+        answers = [self._ack_one(item["job_id"], item) for item in body["acks"]]
+        # As the node: what no item may be refuses all of them.
+        refused = [answer for answer in answers if answer.status == 413]
+        return refused[0] if refused else _results(answers)
+
+    def _keep_or_release(self, seen: Seen) -> Answer:
+        self._expire()
+        body = json.loads(seen.body)
+        if seen.what == "extend":
+            return _results([self._extend_one(item) for item in body["extends"]])
+        job = self.jobs[seen.headers["x-job"]]
+        if job.state != "RUNNING" or body["lease_token"] != str(job.lease_token):
+            return _error(409, "lease lost")
+        job.state, job.lease_until, job.attempts = "READY", None, job.attempts - 1
+        return Answer(200, b"")
+
+    def _extend_one(self, item: dict[str, Any]) -> Answer:
+        job = self.jobs[item["job_id"]]
+        if job.state == "CANCELLED":
+            return _error(409, "cancelled")
+        if job.state != "RUNNING" or item["lease_token"] != str(job.lease_token):
+            return _error(409, "lease lost")
+        job.lease_until = self.now() + timedelta(
+            seconds=item.get("lease_duration", self.lease_duration.total_seconds())
+        )
+        job.progress = item.get("progress", job.progress)
+        return _json(200, {"lease_until": _rfc3339(job.lease_until)})
+
+    def _ack_one(self, job_id: str, body: dict[str, Any]) -> Answer:
+        job = self.jobs.get(job_id)
         if job is None:
-            return _error(400, f"failed to ack job: job not found: {seen.headers['x-job']}")
+            return _error(400, f"failed to ack job: job not found: {job_id}")
         error = body.get("result_error", "")
         outcome = (not error, error or body.get("result", ""))
         if len(outcome[1].encode()) > self.result_bytes_max:
@@ -239,7 +310,8 @@ class FakeNode:
         if not error:
             job.state, job.result, job.result_error = "ACKED", outcome[1], None
         else:
-            job.state = "RETRY" if job.attempts < job.max_retries else "DEAD"
+            again = job.attempts < job.max_retries and body.get("retry", True)
+            job.state = "RETRY" if again else "DEAD"
             job.result_error = error
         return Answer(200, b"")
 
@@ -336,11 +408,19 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _what(method: str, path: str) -> tuple[str, str]:
-    match method, path.strip("/").split("/"):
+    match method, path.partition("?")[0].strip("/").split("/"):
         case "POST", ["jobs"]:
             return "submit", ""
+        case "POST", ["jobs", "batch"]:
+            return "batch", ""
         case "POST", ["jobs", "lease"]:
             return "lease", ""
+        case "POST", ["jobs", "ack"]:
+            return "ack", ""
+        case "POST", ["jobs", "extend"]:
+            return "extend", ""
+        case "POST", ["jobs", job_id, "release"]:
+            return "release", job_id
         case "POST", ["jobs", job_id, "ack"]:
             return "ack", job_id
         case "GET", ["jobs", job_id]:
@@ -351,6 +431,13 @@ def _what(method: str, path: str) -> tuple[str, str]:
 
 def _json(status: int, value: Any) -> Answer:
     return Answer(status, json.dumps(value).encode())
+
+
+def _results(answers: list[Answer]) -> Answer:
+    return _json(
+        200,
+        {"results": [{"status": each.status} | json.loads(each.body or "{}") for each in answers]},
+    )
 
 
 def _error(status: int, words: str) -> Answer:

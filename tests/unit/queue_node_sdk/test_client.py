@@ -2,6 +2,7 @@ import threading
 import time
 from collections.abc import Callable
 
+import httpx2
 import pytest
 
 from queue_node_sdk import (
@@ -9,6 +10,7 @@ from queue_node_sdk import (
     BadRequest,
     Client,
     ConfigurationError,
+    IdempotencyConflict,
     JobState,
     NotFound,
     OutcomeUnknown,
@@ -17,11 +19,15 @@ from queue_node_sdk import (
     QueueNodeError,
     ServerError,
     StorageFull,
+    Submit,
     Timeout,
+    TooLarge,
     UnexpectedAnswer,
     Unreachable,
+    WrongState,
 )
 from tests.support.fake_node import CLIENT_KEY, WORKER_KEY, Answer, FakeNode, HangUp, Stall
+from tests.support.polling import wait_until
 from tests.support.running_worker import RunningWorker
 
 BUSY = Answer(503, b'{"error": "overloaded"}', headers=(("Retry-After", "0"),))
@@ -145,19 +151,36 @@ def test_patience_ends(node: FakeNode):
     assert not node.jobs
 
 
-def test_a_submit_without_its_answer_is_not_sent_again(node: FakeNode, client: Client):
-    node.fail("submit", HangUp(ran=True))
-    with pytest.raises(OutcomeUnknown):
+def test_a_submit_without_its_answer_is_sent_again_and_is_one_job(node: FakeNode, client: Client):
+    node.fail("submit", HangUp(ran=True), HangUp(ran=False), HangUp(ran=True))
+    assert client.submit("x") == "job-0"
+    assert (node.count("submit"), len(node.jobs)) == (4, 1)
+
+
+def test_a_submit_over_which_the_node_breaks_down_is_sent_again(node: FakeNode, client: Client):
+    node.fail("submit", Answer(503), Answer(500), Answer(502, b"<html>"))
+    client.submit("x")
+    assert (node.count("submit"), len(node.jobs)) == (4, 1)
+
+
+def test_a_node_that_goes_on_breaking_down_is_told(node: FakeNode):
+    node.fail("submit", *[Answer(500)] * 1000)
+    with Client(node.url, CLIENT_KEY, retry_for=0.2) as client, pytest.raises(ServerError):
         client.submit("x")
-    assert (node.count("submit"), len(node.jobs)) == (1, 1)
 
 
-def test_a_submit_over_which_the_node_broke_down_is_not_sent_again(node: FakeNode, client: Client):
-    for answer in (Answer(503), Answer(500), Answer(502, b"<html>")):
-        node.fail("submit", answer)
-        with pytest.raises(ServerError):
-            client.submit("x")
-    assert node.count("submit") == 3
+def test_what_an_early_try_may_have_stored_is_told_at_the_end(node: FakeNode):
+    node.fail("submit", HangUp(ran=True), *[BUSY] * 1000)
+    with Client(node.url, CLIENT_KEY, retry_for=0.3) as client, pytest.raises(OutcomeUnknown):
+        client.submit("x")
+    assert len(node.jobs) == 1
+
+
+def test_a_key_that_was_used_for_another_job_is_a_conflict(client: Client):
+    first = client.submit("x", idempotency_key="order-7")
+    assert client.submit("x", idempotency_key="order-7") == first
+    with pytest.raises(IdempotencyConflict):
+        client.submit("y", idempotency_key="order-7")
 
 
 def test_a_read_without_its_answer_is_sent_again(node: FakeNode, client: Client):
@@ -195,7 +218,7 @@ def test_a_node_that_does_not_answer_is_given_up(node: FakeNode):
     release = threading.Event()
     node.fail("submit", Stall(release))
     node.fail("get", Stall(release))
-    with Client(node.url, CLIENT_KEY, request_timeout=0.1) as client:
+    with Client(node.url, CLIENT_KEY, request_timeout=0.1, retry_for=0.1) as client:
         with pytest.raises(OutcomeUnknown, match="ReadTimeout"):
             client.submit("x")
         release.set()
@@ -265,12 +288,138 @@ def test_options_that_cannot_be_right(options: dict[str, float]):
         Client("http://127.0.0.1:1", "k", **options)  # type: ignore[arg-type]
 
 
-def test_threads_share_a_client(node: FakeNode, client: Client):
-    threads = [
-        threading.Thread(target=lambda: [client.submit("x") for _ in range(20)]) for _ in range(8)
-    ]
+def in_threads(count: int, work: Callable[[int], None]) -> None:
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(node.jobs) == 160
+
+
+def test_threads_share_a_client_and_its_requests(node: FakeNode, client: Client):
+    ids: dict[str, str] = {}
+
+    def submit(number: int) -> None:
+        for turn in range(20):
+            payload = f"{number}/{turn}"
+            ids[client.submit(payload)] = payload
+
+    in_threads(8, submit)
+    assert ids == {job_id: job.payload for job_id, job in node.jobs.items()}
+    assert len(ids) == 160
+    assert node.count("batch") > 0
+    assert node.count("submit") + node.count("batch") < 160
+
+
+def test_what_comes_while_one_is_out_leaves_together(node: FakeNode, client: Client):
+    release = threading.Event()
+    node.fail("submit", Stall(release))
+    first = threading.Thread(target=client.submit, args=("first",))
+    first.start()
+    node.wait_until(lambda: node.count("submit") == 1)
+    others = [threading.Thread(target=client.submit, args=(f"other {n}",)) for n in range(5)]
+    for thread in others:
+        thread.start()
+    # Seen from inside: nothing that they do shows outside until the first is back.
+    wait_until(lambda: len(client._batching._waiting) == 5)
+    release.set()
+    for thread in (first, *others):
+        thread.join()
+    assert (node.count("submit"), node.count("batch"), len(node.jobs)) == (1, 1, 6)
+
+
+def test_a_refused_job_does_not_harm_those_that_travel_with_it(node: FakeNode, client: Client):
+    node.payload_characters_max = 10
+    refused: list[str] = []
+
+    def submit(number: int) -> None:
+        try:
+            client.submit("x" * (11 if number % 4 == 0 else 1))
+        except TooLarge as error:
+            refused.append(str(error))
+
+    in_threads(24, submit)
+    assert refused == ["submit: payload too large (413)"] * 6
+    assert len(node.jobs) == 18
+
+
+def test_many_go_in_one_request(node: FakeNode, client: Client):
+    node.fail("batch", HangUp(ran=True), BUSY)
+    ids = client.submit_many(["a", Submit("b", max_retries=7), "c"], max_retries=2)
+    assert [(node.jobs[each].payload, node.jobs[each].max_retries) for each in ids] == [
+        ("a", 2), ("b", 7), ("c", 2),
+    ]  # fmt: skip
+    assert (node.count("batch"), len(node.jobs)) == (3, 3)
+    assert client.submit_many([]) == []
+
+
+def test_one_refused_of_many_is_named_and_its_request_stores_nothing(
+    node: FakeNode, client: Client
+):
+    node.payload_characters_max = 10
+    with pytest.raises(TooLarge, match=r"jobs\[2\]: payload too large"):
+        client.submit_many(["a", "b", "x" * 11, "d"])
+    assert not node.jobs
+    # 1,000 are one request, and the index is still that of the caller.
+    with pytest.raises(TooLarge, match=r"jobs\[1002\]: payload too large"):
+        client.submit_many(["a"] * 1002 + ["x" * 11, "d"])
+    assert len(node.jobs) == 1000
+
+
+def answering(*answers: tuple[int, object]) -> tuple[Client, list[str]]:
+    """A client whose requests are answered in this order, and what it asked."""
+    left, asked = list(answers), list[str]()
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(f"{request.method} {request.url.raw_path.decode()}")
+        status, body = left.pop(0)
+        return httpx2.Response(status, json=body)
+
+    transport = httpx2.MockTransport(answer)
+    return Client("http://node", CLIENT_KEY, http_transport=transport), asked
+
+
+JOB = {"job_id": "j", "state": "CANCELLED", "attempts": 0, "max_retries": 3,
+       "created_at": "2026-01-02T12:00:00Z"}  # fmt: skip
+QUEUE = {"queue": "q", "counts": {"READY": 1}}
+
+
+def test_each_call_is_the_contracts():
+    client, asked = answering(
+        (200, JOB), (200, JOB), (200, None), (200, {"queues": [QUEUE]}), (200, QUEUE),
+        (200, QUEUE), (200, QUEUE), (200, {"count": 2}), (200, {"count": 3}),
+    )  # fmt: skip
+    assert client.cancel("j").state is JobState.CANCELLED
+    assert client.retry("j").job_id == "j"
+    client.delete("j")
+    assert client.queues() == [client.queue("q")]
+    assert client.pause("q") == client.resume("q")
+    assert (client.retry_dead("q"), client.purge("q", "ACKED")) == (2, 3)
+    assert asked == [
+        "POST /jobs/j/cancel", "POST /jobs/j/retry", "DELETE /jobs/j", "GET /queues",
+        "GET /queues/q", "POST /queues/q/pause", "POST /queues/q/resume",
+        "POST /queues/q/retry-dead", "DELETE /queues/q/jobs?state=ACKED",
+    ]  # fmt: skip
+
+
+def test_a_list_is_asked_for_page_by_page():
+    client, asked = answering(
+        (200, {"jobs": [JOB, JOB], "next_cursor": "c1"}),
+        (200, {"jobs": [], "next_cursor": "c2"}),
+        (200, {"jobs": [JOB], "next_cursor": None}),
+    )
+    jobs = client.jobs(queue="q", page_size=2)
+    assert not asked
+    assert next(jobs).job_id == "j"
+    assert asked == ["GET /jobs?queue=q&limit=2"]
+    assert len(list(jobs)) == 2
+    assert asked[1:] == [
+        "GET /jobs?queue=q&cursor=c1&limit=2",
+        "GET /jobs?queue=q&cursor=c2&limit=2",
+    ]
+
+
+def test_a_state_that_does_not_allow_it_is_told():
+    client, _ = answering((409, {"error": "job j cannot do this: its state is RUNNING"}))
+    with pytest.raises(WrongState, match="RUNNING"):
+        client.retry("j")

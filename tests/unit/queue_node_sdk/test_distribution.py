@@ -72,7 +72,13 @@ def test_the_wheel_holds_the_package_its_types_and_nothing_else(tmp_path: Path):
         for file in (SDK / "queue_node_sdk").iterdir()
         if file.suffix in (".py", ".typed")
     }
-    assert requires == ["Requires-Dist: httpx2>=2", "Requires-Dist: msgspec>=0.19"]
+    assert requires == [
+        "Requires-Dist: anyio>=4.10",
+        "Requires-Dist: httpx2>=2",
+        "Requires-Dist: msgspec>=0.19",
+        'Requires-Dist: queue-node>=0.1; extra == "testing"',
+        'Requires-Dist: pytest>=8; extra == "testing"',
+    ]
 
 
 def test_the_version_is_the_distributions():
@@ -80,6 +86,6 @@ def test_the_version_is_the_distributions():
     assert queue_node_sdk.__version__ == project["version"]
 
 
-def test_asyncio_is_named_nowhere():
+def test_asyncio_is_imported_nowhere():
     for file in (SDK / "queue_node_sdk").glob("*.py"):
-        assert "asyncio" not in file.read_text(), file
+        assert "import asyncio" not in file.read_text(), file

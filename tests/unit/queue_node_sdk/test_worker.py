@@ -14,6 +14,7 @@ import pytest
 from queue_node_sdk import (
     AuthError,
     ConfigurationError,
+    JobContext,
     LeasedJob,
     QueueNodeError,
     UnexpectedAnswer,
@@ -157,9 +158,16 @@ def test_jobs_run_side_by_side_up_to_the_concurrency(node: FakeNode, start_worke
 
 def test_no_job_is_leased_before_a_thread_is_free(node: FakeNode, start_worker: StartWorker):
     release = threading.Event()
+    together = threading.Barrier(3)
     jobs = [node.put("x") for _ in range(3)]
-    worker = start_worker(lambda _job: "x" if release.wait(20) else "late", concurrency=2)
-    node.wait_until(lambda: [job.state for job in jobs] == ["RUNNING", "RUNNING", "READY"])
+
+    def handle(_job: LeasedJob) -> str:
+        together.wait(20)
+        return "x" if release.wait(20) else "late"
+
+    worker = start_worker(handle, concurrency=2)
+    together.wait(20)
+    assert [job.state for job in jobs] == ["RUNNING", "RUNNING", "READY"]
     worker.worker.stop()
     release.set()
     worker.join()
@@ -181,6 +189,7 @@ def test_an_ack_that_gets_no_answer_is_given_up_when_the_lease_ends(
 ):
     with FakeNode(lease_duration=timedelta(seconds=1.2)) as node:
         node.fail("ack", *[BUSY] * 1000)
+        node.fail("extend", *[BUSY] * 1000)
         job = node.put("x", max_retries=1)
         worker = RunningWorker(Worker(node.url, WORKER_KEY, lambda _job: "r", concurrency=1))
         node.wait_until(lambda: node.count("lease") >= 2)
@@ -191,9 +200,29 @@ def test_an_ack_that_gets_no_answer_is_given_up_when_the_lease_ends(
     assert "outcome not reported" in caplog.text
 
 
-def test_a_worker_whose_clock_is_wrong_still_reports(start_worker: StartWorker):
-    # The node is a day behind: by the worker's clock every lease ended yesterday.
-    with FakeNode(skew=timedelta(days=-1)) as node:
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_worker_whose_clock_is_wrong_still_keeps_its_leases(days: int):
+    # By the worker's clock every lease ended yesterday, or ends tomorrow.
+    with FakeNode(skew=timedelta(days=days), lease_duration=timedelta(seconds=1.5)) as node:
+        job = node.put("x")
+        lefts: list[float] = []
+
+        def handle(held: JobContext) -> str:
+            wait_until(lambda: node.count("extend") >= 3 and time.monotonic() - began_at > 3)
+            lefts.append(held.seconds_left)
+            return f"{held.lost}"
+
+        began_at = time.monotonic()
+        worker = RunningWorker(Worker(node.url, WORKER_KEY, handle))
+        node.wait_until(state_is(node, job.job_id, "ACKED"))
+        worker.stop()
+        assert (job.result, job.attempts) == ("False", 1)
+        assert 0 <= lefts[0] <= 1.5
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_worker_whose_clock_is_wrong_still_reports(days: int):
+    with FakeNode(skew=timedelta(days=days)) as node:
         job = node.put("x")
         node.fail("ack", BUSY, BUSY)
         worker = RunningWorker(Worker(node.url, WORKER_KEY, lambda _job: "r"))

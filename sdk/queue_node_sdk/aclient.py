@@ -1,0 +1,356 @@
+"""The side that submits jobs and waits for their results, for tasks of trio and of asyncio.
+
+Any number of tasks of one event loop may share one ``AsyncClient``; what they submit at the
+same time travels together (``batching``). ``client`` is the same for threads.
+"""
+
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Self, Unpack
+from uuid import uuid4
+
+import anyio
+import httpx2
+
+from queue_node_sdk import answers, calls
+from queue_node_sdk.atransport import AsyncTransport
+from queue_node_sdk.batching import Batching, Item
+from queue_node_sdk.delivery import Delivery
+from queue_node_sdk.errors import Overloaded, QueueNodeError, Unreachable
+from queue_node_sdk.models import Job, JobState, QueueInfo
+from queue_node_sdk.options import JobOptions, Submit, submit_body
+from queue_node_sdk.protocol import Reply
+from queue_node_sdk.settings import url_and_key_from_env
+from queue_node_sdk.waiting import Waiting
+
+
+class AsyncClient:
+    """Submits jobs to one node and reads what became of them.
+
+    Connection errors, lost answers, 429 and 503 are got over by trying again, with back-off,
+    for ``retry_for`` seconds per call; a longer outage is raised. It starts no task of its
+    own, and a call that is cancelled leaves nothing behind but what the node may have stored.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        retry_for: float = 30.0,
+        request_timeout: float = 10.0,
+        verify: ssl.SSLContext | bool = True,
+        http_transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Nothing is sent yet.
+
+        Args:
+            url: of the node, such as ``http://127.0.0.1:8080``.
+            key: a client key (``client_...``) or an admin key.
+            retry_for: seconds that one call may take with all its tries.
+            request_timeout: seconds that one try may wait for the node.
+            verify: how a node's certificate is checked: an ``ssl.SSLContext`` for a
+                private authority.
+            http_transport: what carries the requests instead of a network: a proxy of your
+                own, or a node in the same process.
+
+        Raises:
+            ConfigurationError: the URL or the key cannot be right.
+        """
+        self._retry_for = retry_for
+        self._transport = AsyncTransport(
+            url,
+            key,
+            request_timeout=request_timeout,
+            verify=verify,
+            http_transport=http_transport,
+        )
+        self._batching: Batching[anyio.Event] = Batching()
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """A client for the node in ``QUEUE_NODE_URL``, with the key in ``QUEUE_NODE_KEY``.
+
+        Raises:
+            ConfigurationError: one of them is not set, or cannot be right.
+        """
+        return cls(*url_and_key_from_env())
+
+    # Submitting
+
+    async def submit(self, payload: str, **options: Unpack[JobOptions]) -> str:
+        """Store a job and return its id. When this returns, the job is on disk.
+
+        Every submit carries an idempotency key, its own or one that is made up, so it is sent
+        again until it is answered and never makes a second job. What others submit through
+        this client while a request is out goes along with the next one.
+
+        Args:
+            payload: any text that is not empty, 1 MiB in UTF-8 at most.
+            options: see ``JobOptions``: ``max_retries``, ``queue``, ``priority``, ``delay``,
+                ``run_at``, ``ttl``, ``lease_duration``, ``backoff``, ``group``,
+                ``idempotency_key``, ``retention``, ``tags``.
+
+        Raises:
+            BadRequest: the node does not take this job (``TooLarge``: over its limit;
+                ``IdempotencyConflict``: another job was stored under this key).
+            AuthError: the key is wrong, or may not submit.
+            TlsError: the node's certificate is not trusted; nothing was sent.
+            OutcomeUnknown, ServerError: ``retry_for`` is over and no answer came: the job may
+                be stored, or not.
+            Overloaded, Unreachable, StorageFull: the job is not stored.
+        """
+        body = submit_body(payload, options, uuid4().hex)
+        item = Item(body, time.monotonic() + self._retry_for, anyio.Event())
+        try:
+            if not self._batching.add(item):
+                await item.bell.wait()
+            if item.batch is not None:
+                await self._lead(item)
+        except BaseException:
+            # Cancelled, above all. Whom it led, another one leads.
+            _wake(self._batching.abandon(item))
+            raise
+        return _id_or_raise(item.outcome)
+
+    async def submit_many(
+        self, jobs: Iterable[str | Submit], **options: Unpack[JobOptions]
+    ) -> list[str]:
+        """Store jobs and return their ids, in order. When this returns, all are on disk.
+
+        They go in requests of up to 1,000, one after another, each stored whole or not at
+        all. A job that is refused is named by its index (``jobs[3]: ...``); the requests
+        before its own are stored, and with idempotency keys of your own you may simply
+        submit all of them again.
+
+        Args:
+            jobs: payloads, or ``Submit("payload", queue=...)``.
+            options: of all jobs; those of a ``Submit`` go first.
+
+        Raises:
+            QueueNodeError: as ``submit``.
+        """
+        bodies = [_body_of(job, options) for job in jobs]
+        if not bodies:
+            return []
+        delivery = Delivery(bodies, apart=False)
+        await self._transport.deliver(delivery, time.monotonic() + self._retry_for)
+        return [_id_or_raise(outcome) for outcome in delivery.outcomes]
+
+    async def submit_and_wait(
+        self,
+        payload: str,
+        *,
+        timeout: float | None = 60.0,  # noqa: ASYNC109 - of the job, not of the call
+        poll_interval: float = 1.0,
+        **options: Unpack[JobOptions],
+    ) -> Job:
+        """``submit`` and ``wait`` in one; ``timeout`` is for the waiting."""
+        job_id = await self.submit(payload, **options)
+        return await self.wait_for_completion(job_id, timeout, poll_interval)
+
+    # Reading
+
+    async def get(self, job_id: str) -> Job:
+        """The job as it stands now.
+
+        Raises:
+            NotFound: the node knows no such job (any more).
+        """
+        return answers.job_of(await self._exchange(calls.status_call(job_id)))
+
+    async def get_status(self, job_id: str) -> Job:
+        """``get``, by its first name."""
+        return await self.get(job_id)
+
+    async def wait(self, job_id: str, timeout: float | None = 60.0) -> Job:  # noqa: ASYNC109 - of the job, not of the call
+        """Wait until a job is finished, and return it: done, dead or cancelled.
+
+        The node answers in the moment when it is; nothing is asked over and over.
+
+        Args:
+            job_id: what ``submit`` returned.
+            timeout: seconds; ``None``: for as long as it takes and the node can be reached.
+
+        Raises:
+            Timeout: the job was not finished in time (or the node not reachable until then).
+            NotFound: the node knows no such job (any more).
+        """
+        return await self.wait_for_completion(job_id, timeout)
+
+    async def wait_for_completion(
+        self,
+        job_id: str,
+        timeout: float | None = 60.0,  # noqa: ASYNC109 - of the job, not of the call
+        poll_interval: float = 1.0,
+    ) -> Job:
+        """``wait``, by its first name.
+
+        ``poll_interval`` is the longest pause between two looks at a node that does not keep
+        a read waiting.
+        """
+        waiting = Waiting(
+            job_id,
+            timeout=timeout,
+            poll_interval=poll_interval,
+            retry_for=self._retry_for,
+            now=time.monotonic(),
+        )
+        while True:
+            call, in_all_seconds, failing_seconds = waiting.call(time.monotonic())
+            try:
+                job = answers.job_of(
+                    await self._transport.exchange(call, in_all_seconds, failing_seconds)
+                )
+            except (Unreachable, Overloaded) as error:
+                raised = waiting.gave_up(error)
+                if raised is error:
+                    raise
+                raise raised from error
+            if job.finished:
+                return job
+            await anyio.sleep(waiting.pause_seconds(job, time.monotonic()))
+
+    async def jobs(
+        self,
+        *,
+        queue: str | None = None,
+        state: JobState | str | None = None,
+        tag: str | Sequence[str] | Mapping[str, str] | None = None,
+        group: str | None = None,
+        page_size: int = 100,
+    ) -> AsyncIterator[Job]:
+        """All jobs that match, oldest first, without their results; asked for page by page.
+
+        A job that is there all the while comes exactly once.
+
+        Args:
+            queue: jobs of this queue.
+            state: jobs in this state.
+            tag: ``"key:value"``, several of them, or a mapping: jobs that have all.
+            group: jobs of this group.
+            page_size: how many to ask for at once, 1 to 1000.
+        """
+        cursor: str | None = None
+        while True:
+            call = calls.list_call(
+                queue=queue, state=state, tag=tag, group=group, limit=page_size, cursor=cursor
+            )
+            page = answers.page_of(await self._exchange(call))
+            for job in page.jobs:
+                yield job
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    # Changing
+
+    async def cancel(self, job_id: str) -> Job:
+        """Take a job back; a worker that has it learns so at its next word to the node.
+
+        Raises:
+            WrongState: it is finished.
+            NotFound: the node knows no such job (any more).
+        """
+        return answers.job_of(await self._exchange(calls.cancel_call(job_id)))
+
+    async def retry(self, job_id: str) -> Job:
+        """Start a DEAD or CANCELLED job again, with its attempts at zero.
+
+        Raises:
+            WrongState: it is neither.
+            NotFound: the node knows no such job (any more).
+            OutcomeUnknown: the answer was lost; ``get`` shows whether it started.
+        """
+        return answers.job_of(await self._exchange(calls.retry_call(job_id)))
+
+    async def delete(self, job_id: str) -> None:
+        """Forget a finished job (admin key).
+
+        Raises:
+            WrongState: it is not finished.
+            NotFound: the node knows no such job (any more).
+        """
+        await self._exchange(calls.delete_call(job_id))
+
+    # Queues
+
+    async def queues(self) -> list[QueueInfo]:
+        """All queues, by name."""
+        return answers.queues_of(await self._exchange(calls.QUEUES_CALL))
+
+    async def queue(self, name: str) -> QueueInfo:
+        """One queue: counts by state, age of the oldest ready job, rates."""
+        return answers.queue_of(await self._exchange(calls.queue_call(name)))
+
+    async def pause(self, queue: str) -> QueueInfo:
+        """No leases of this queue any more; submits go on (admin key)."""
+        return answers.queue_of(await self._exchange(calls.pause_call(queue)))
+
+    async def resume(self, queue: str) -> QueueInfo:
+        """Leases of this queue again (admin key)."""
+        return answers.queue_of(await self._exchange(calls.resume_call(queue)))
+
+    async def retry_dead(self, queue: str) -> int:
+        """Start all DEAD jobs of a queue again (admin key); how many there were."""
+        return answers.count_of(await self._exchange(calls.retry_dead_call(queue)))
+
+    async def purge(self, queue: str, state: JobState | str = JobState.DEAD) -> int:
+        """Forget all jobs of a queue in a state, any but RUNNING (admin key); how many."""
+        return answers.count_of(await self._exchange(calls.purge_call(queue, state)))
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._transport.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        # Never the key.
+        return f"AsyncClient({self._transport.url!r})"
+
+    async def _exchange(self, call: calls.Call) -> Reply:
+        return await self._transport.exchange(call, self._retry_for)
+
+    async def _lead(self, leader: Item[anyio.Event]) -> None:
+        """Send what has come together, and wake those whom it concerns."""
+        batch, delivery = leader.batch, leader.delivery
+        assert batch is not None, "this one does not lead"
+        assert delivery is not None, "this one does not lead"
+
+        def handed_on() -> bool:
+            _wake(self._batching.pause(leader))
+            return leader.batch is None
+
+        await self._transport.deliver(delivery, min(item.give_up_at for item in batch), handed_on)
+        if leader.batch is not None:
+            _wake(self._batching.settle(leader))
+
+
+def _wake(items: Iterable[Item[anyio.Event]]) -> None:
+    for item in items:
+        item.bell.set()
+
+
+def _body_of(job: str | Submit, options: JobOptions) -> bytes:
+    if isinstance(job, Submit):
+        return submit_body(job.payload, {**options, **job.options}, uuid4().hex)
+    return submit_body(job, options, uuid4().hex)
+
+
+def _id_or_raise(outcome: str | QueueNodeError | None) -> str:
+    assert outcome is not None, "a delivery ends with an outcome for each"
+    if isinstance(outcome, QueueNodeError):
+        raise outcome
+    return outcome

@@ -1,0 +1,119 @@
+"""``queue-node worker`` against a real node."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from queue_node.errors import ExitCode
+from queue_node_sdk import Client
+from tests.support.node import RunningNode
+from tests.support.polling import DEADLINE_S
+
+MODULE = """
+from queue_node_sdk.tasks import task
+
+@task(queue="sums", name="add")
+def add(a: int, b: int) -> int:
+    return {expression}
+
+@task(name="later")
+async def later(text: str) -> str:
+    return text.upper()
+"""
+
+
+@contextmanager
+def worker(node: RunningNode, folder: Path, *words: str) -> Iterator["subprocess.Popen[bytes]"]:
+    environment = os.environ | {
+        "QUEUE_NODE_URL": node.url,
+        "QUEUE_NODE_KEY": node.keys["worker"],
+        # What is written twice within a second must not be taken from a cache.
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "queue_node", "worker", *words], cwd=folder, env=environment
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(DEADLINE_S)
+
+
+def write(folder: Path, expression: str) -> None:
+    package = folder / "app"
+    package.mkdir(exist_ok=True)
+    (package / "jobs.py").write_text(MODULE.format(expression=expression))
+
+
+def call(client: Client, name: str, args: str, queue: str = "default") -> str | None:
+    payload = f'{{"task":"{name}","args":{args}}}'
+    job = client.submit_and_wait(payload, queue=queue, timeout=DEADLINE_S)
+    assert job.succeeded, job
+    return job.result
+
+
+@pytest.fixture
+def client(node: RunningNode) -> Iterator[Client]:
+    with Client(node.url, node.keys["client"]) as made:
+        yield made
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_it_runs_the_tasks_of_a_module_until_it_is_told_to_stop(
+    node: RunningNode, client: Client, tmp_path: Path, backend: str
+):
+    write(tmp_path, "a + b")
+    with worker(node, tmp_path, "app.jobs", "--concurrency", "2", "--backend", backend) as process:
+        assert call(client, "add", '{"a":1,"b":2}', "sums") == "3"
+        assert call(client, "later", '{"text":"x"}') == '"X"'
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_S) == ExitCode.DRAINED
+
+
+def test_with_reload_it_goes_on_with_the_new_code(
+    node: RunningNode, client: Client, tmp_path: Path
+):
+    write(tmp_path, "a + b")
+    with worker(node, tmp_path, "app.jobs", "--reload") as process:
+        assert call(client, "add", '{"a":3,"b":4}', "sums") == "7"
+        write(tmp_path, "a * b")
+        # The old one may take some more before it is stopped.
+        for _ in range(500):
+            time.sleep(0.02)
+            if call(client, "add", '{"a":3,"b":4}', "sums") == "12":
+                break
+        else:
+            pytest.fail("the new code never ran")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_S) == ExitCode.DRAINED
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("nowhere", "no module named 'nowhere'"),
+        ("empty", "defines no tasks"),
+        ("empty:nothing", "no Tasks called 'nothing'"),
+    ],
+)
+def test_a_module_without_tasks_is_named(tmp_path: Path, target: str, words: str):
+    (tmp_path / "empty.py").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-m", "queue_node", "worker", target],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert done.returncode == ExitCode.USAGE
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
