@@ -78,7 +78,7 @@ class Watching:
             if not watched.waiting:
                 if self._waiting.get(job_id) is watched:
                     del self._waiting[job_id]
-                client.post(Unwatch(job_id))
+                    client.post(Unwatch(job_id))
             elif watched.leader is parked and watched.final is None:
                 watched.lead()
 
@@ -96,13 +96,19 @@ class Watching:
                 continue
             if isinstance(reply, JobView):
                 if reply.finished_at_ms is not None:
-                    watched.end(reply)
+                    self._end(watched, question.job_id, reply)
                     return reply
             elif reply is not PARTITION_DOWN:
                 if not isinstance(reply, Problem):
-                    watched.end(reply)
+                    self._end(watched, question.job_id, reply)
                 return reply
             await parked.wait()
+
+    def _end(self, watched: _Watched, job_id: bytes, final: Reply) -> None:
+        """Let all of them hear; who comes now asks anew, for the job may begin anew."""
+        if self._waiting.get(job_id) is watched:
+            del self._waiting[job_id]
+        watched.end(final)
 
     def _are_over(self, job_ids: list[bytes]) -> None:
         for job_id in job_ids:
