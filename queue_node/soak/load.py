@@ -93,8 +93,9 @@ class Caller:
         data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         try:
             self._connection.request(method, path, data, self._headers)
-            response = self._connection.getresponse()
-            text = response.read()
+            # The connection does not close an answer that breaks off and was its last.
+            with self._connection.getresponse() as response:
+                text = response.read()
         except (OSError, http.client.HTTPException):
             self.close()
             # Nobody may listen for the moment; do not spin.

@@ -215,7 +215,8 @@ class SoakNode:
         connection = http.client.HTTPConnection("127.0.0.1", self._target.port, timeout=5)
         try:
             connection.request("GET", "/ready")
-            return connection.getresponse().status == 200
+            with connection.getresponse() as response:
+                return response.status == 200
         except (OSError, http.client.HTTPException):
             return False
         finally:

@@ -89,6 +89,7 @@ def test_power_cuts_of_a_whole_node_lose_nothing(
             "LEASE_CHECK_INTERVAL": "200ms",
             "RETRY_BACKOFF": "50ms",
             "RETRY_BACKOFF_MAX": "200ms",
+            "DISK_FREE_MIN": "0",  # the whole volume is as large as the default
         },
     )
     node.data = volume.data / "node"

@@ -48,8 +48,9 @@ class Caller:
         data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         try:
             self._connection.request(method, path, data, self._headers)
-            answer = self._connection.getresponse()
-            text = answer.read()
+            # The connection does not close an answer that breaks off and was its last.
+            with self._connection.getresponse() as answer:
+                text = answer.read()
         except (OSError, http.client.HTTPException):
             self.close()
             self.unanswered += 1

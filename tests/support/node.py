@@ -247,10 +247,10 @@ class RunningNode:
         connection = self._connect(timeout_s)
         try:
             connection.request(method, path, body, sent)
-            answer = connection.getresponse()
-            content = answer.read()
-            names = {name.lower(): value for name, value in answer.getheaders()}
-            return Response(answer.status, names, content)
+            with connection.getresponse() as answer:
+                content = answer.read()
+                names = {name.lower(): value for name, value in answer.getheaders()}
+                return Response(answer.status, names, content)
         finally:
             connection.close()
 
