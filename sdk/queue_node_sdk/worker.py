@@ -44,6 +44,12 @@ _LEAVE_SECONDS: Final = 7.0
 """For the last words of a worker that was cancelled: a bit more than the engine takes."""
 _JOIN_SECONDS: Final = 1.0
 """For a thread that has nothing left to do."""
+_LISTEN_SECONDS: Final = 0.5
+"""How often the main thread, when it only waits, looks whether a signal came.
+
+Python handles signals in the main thread, between two steps of it. One that comes just before
+it goes to sleep, or that the system gives to another thread, does not wake it.
+"""
 
 
 class Worker:
@@ -168,7 +174,7 @@ class Worker:
             if threading.current_thread() is threading.main_thread():
                 stack.enter_context(_StopOnSignals(self.stop))
             if self._asynchronous:
-                anyio.run(self.run_async, backend=self._backend)
+                anyio.run(self._run_listening, backend=self._backend)
             else:
                 self._run_in_threads()
 
@@ -212,6 +218,20 @@ class Worker:
         # Never the key.
         return f"Worker({self._url!r})"
 
+    async def _run_listening(self) -> None:
+        """``run_async`` in a loop that wakes up for signals."""
+        error: QueueNodeError | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_wake_up_for_signals)
+            try:
+                await self.run_async()
+            except QueueNodeError as caught:
+                # Raised below, where it is not one of a group.
+                error = caught
+            tasks.cancel_scope.cancel()
+        if error is not None:
+            raise error
+
     def _run_in_threads(self) -> None:
         self._begin()
         handler = cast("Callable[[JobContext], object]", self._handler)
@@ -220,7 +240,8 @@ class Worker:
         runner = ThreadRunner(benches, self._engine.ended)
         thread = self._start_engine(runner)
         try:
-            thread.join()
+            while thread.is_alive():
+                thread.join(_LISTEN_SECONDS)
         finally:
             self._engine.stop(0)
         runner.join(_JOIN_SECONDS)
@@ -271,6 +292,11 @@ class _StopOnSignals:
         _log.warning(
             "%s: finishing the jobs in hand; again to end at once", signal.Signals(number).name
         )
+
+
+async def _wake_up_for_signals() -> None:
+    while True:  # noqa: ASYNC110 - nothing else is waited for
+        await anyio.sleep(_LISTEN_SECONDS)
 
 
 def _is_async(handler: object) -> bool:

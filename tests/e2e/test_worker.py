@@ -385,6 +385,34 @@ def test_sigterm_finishes_what_it_can_and_releases_the_rest(node: RunningNode, c
     assert client.get_status(long).attempts == 0
 
 
+DEAF = """
+import signal, sys, threading
+from queue_node_sdk import Worker
+def tell():
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+def in_thread(job):
+    tell()
+async def in_loop(job):
+    threading.Timer(1, tell).start()
+Worker.from_env({handler}, queues=["deaf"]).run()
+"""
+
+
+@pytest.mark.parametrize("handler", ["in_thread", "in_loop"])
+def test_a_signal_that_does_not_wake_the_main_thread_is_heard(
+    node: RunningNode, client: Client, handler: str
+):
+    job_id = client.submit("x", queue="deaf")
+    done = subprocess.run(
+        [sys.executable, "-c", DEAF.format(handler=handler)],
+        env=os.environ | {"QUEUE_NODE_URL": node.url, "QUEUE_NODE_KEY": node.keys["worker"]},
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert _states(client, [job_id]) == [JobState.ACKED]
+
+
 PROCESSES = """
 from queue_node_sdk import Worker
 from tests.e2e.worker_handlers import handle
