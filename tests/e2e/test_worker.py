@@ -1,5 +1,6 @@
 """Workers of every kind against a real node."""
 
+import contextlib
 import functools
 import os
 import signal
@@ -352,7 +353,8 @@ PROGRAM = """
 import sys, time
 from queue_node_sdk import Worker
 def handle(job):
-    print("begun", flush=True)
+    sys.stdout.write("begun\\n")  # in one piece: two threads print
+    sys.stdout.flush()
     if job.payload == "long":
         time.sleep(600)
     time.sleep(1)
@@ -365,12 +367,17 @@ print("returned", flush=True)
 def test_sigterm_finishes_what_it_can_and_releases_the_rest(node: RunningNode, client: Client):
     texts = ["short", "long", "waiting", "waiting"]
     short, long, *waiting = [client.submit(text, queue="ending") for text in texts]
-    with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM],
-        env=os.environ | {"QUEUE_NODE_URL": node.url, "QUEUE_NODE_KEY": node.keys["worker"]},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-c", PROGRAM],
+                env=os.environ
+                | {"QUEUE_NODE_URL": node.url, "QUEUE_NODE_KEY": node.keys["worker"]},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+        stack.callback(process.kill)
         assert process.stdout is not None
         assert process.stdout.readline() == process.stdout.readline() == "begun\n"
         began_at = time.monotonic()
