@@ -50,7 +50,8 @@ class _Piece(msgspec.Struct):
     indexes: list[int] = []
     jobs: list[Enqueue] = []
     size: int = 0
-    reply: Reply | Problem | None = None
+    free: bool = False
+    """Whether any partition may have it."""
 
     def add(self, index: int, job: Enqueue) -> None:
         self.indexes.append(index)
@@ -115,6 +116,8 @@ class Submitting:
         outcomes: list[bytes | Problem] = [b""] * len(jobs)
         stored = False
         for piece, reply in zip(pieces, replies, strict=True):
+            if piece.free and isinstance(reply, TooMany):
+                piece, reply = await self._store_elsewhere(owner, jobs, piece, reply)
             for index, job, outcome in zip(
                 piece.indexes, piece.jobs, _outcomes(piece, reply), strict=True
             ):
@@ -151,13 +154,29 @@ class Submitting:
                     pieces.append(piece)
             else:
                 if free is None or free.full:
-                    free = _Piece(serving[turn % len(serving)])
+                    free = _Piece(serving[turn % len(serving)], free=True)
                     turn += 1
                     pieces.append(free)
                 piece = free
                 job_id = placement.mint(piece.client.partition)
             piece.add(index, placement.command(owner, job, job_id))
         return pieces
+
+    async def _store_elsewhere(
+        self, owner: str, jobs: Sequence[Submit], piece: _Piece, reply: TooMany
+    ) -> tuple[_Piece, Reply | Problem]:
+        """A piece whose partition has used up its share, as another one took it; or as it was."""
+        for other in self._clients:
+            if other is piece.client or not other.serving:
+                continue
+            moved = _Piece(other)
+            for index in piece.indexes:
+                job_id = self._placement.mint(other.partition)
+                moved.add(index, self._placement.command(owner, jobs[index], job_id))
+            answer = await ask_one(other, EnqueueMany(moved.jobs), moved.size)
+            if not isinstance(answer, TooMany):
+                return moved, answer
+        return piece, reply
 
     async def _conflict(self, pieces: Sequence[_Piece]) -> Problem | None:
         """Whether some job of a batch that is stored in pieces would be refused."""

@@ -181,6 +181,36 @@ def test_a_batch_is_one_message_to_one_partition_and_its_ids_are_in_order() -> N
     assert [stored[each] for each in ids] == [each.payload for each in jobs]
 
 
+def test_a_part_of_a_batch_that_one_partition_has_no_room_for_goes_to_another() -> None:
+    front = Front(3)
+    front.partitions[0].limit(jobs_max=999)
+    front.partitions[1].limit(jobs_max=0)
+    front.partitions[2].limit(jobs_max=5000)
+    jobs = [job(str(number).encode()) for number in range(3500)]
+    ids = ids_of(front.submit_many(jobs))
+    # Of four pieces the one of 500 may have fitted into the first partition.
+    assert front.stored[1] == 0
+    assert sum(front.stored) == 3500
+    stored = payloads(front.partitions)
+    assert [stored[each] for each in ids] == [each.payload for each in jobs]
+
+
+def test_a_batch_that_no_partition_has_room_for_is_refused_whole() -> None:
+    front = Front(2)
+    for partition in front.partitions:
+        partition.limit(jobs_max=9)
+    assert front.submit_many([JOB] * 10) is problems.TOO_MANY_JOBS
+    assert front.stored == [0, 0]
+
+
+def test_a_part_of_a_batch_that_belongs_to_a_full_partition_goes_nowhere_else() -> None:
+    front = Front(2)
+    front.partitions[0].limit(jobs_max=0)
+    grouped = job(group=front.group_of(front.partitions[0]))
+    assert front.submit_many([grouped] * 2) is problems.TOO_MANY_JOBS
+    assert front.stored == [0, 0]
+
+
 def test_batches_go_to_all_partitions_in_time() -> None:
     front = Front(3)
     for _ in range(60):
