@@ -453,7 +453,6 @@ def test_who_may_call_what(http: Http, method: str, path: str, keys: list[str]):
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "/jobs/batch"),
         ("PUT", "/jobs/lease"),
         ("PUT", "/jobs/ack"),
         ("DELETE", f"/jobs/{NOBODYS}/extend"),
@@ -465,9 +464,21 @@ def test_who_may_call_what(http: Http, method: str, path: str, keys: list[str]):
 )
 def test_another_method_is_refused(http: Http, method: str, path: str):
     answer = http.call(method, path, {} if method != "GET" else None)
-    # Where a job's id could stand, "batch" is the name of no job.
-    assert answer.status in ((404, 405) if path == "/jobs/batch" else (405,))
+    assert answer.status == 405
     assert answer.error
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "PUT", "PATCH"])
+@pytest.mark.parametrize("route", ["lease", "batch", "ack", "extend"])
+def test_a_route_where_an_id_could_stand_is_no_job(http: Http, method: str, route: str):
+    answer = http.call(method, f"/jobs/{route}")
+    assert (answer.status, answer.headers["allow"]) == (405, "OPTIONS, POST")
+
+
+@pytest.mark.parametrize("name", ["leases", "Lease", "ack.", "batch-1"])
+def test_what_is_only_like_a_route_may_be_a_job(http: Http, name: str):
+    answer = http.call("GET", f"/jobs/{name}")
+    assert (answer.status, answer.error) == (404, f"job not found: {name}")
 
 
 # Last: after all of this the node still works ---------------------------------------------------
