@@ -143,6 +143,23 @@ class PartitionState:
         applied = self._decide(command, now_ms, put)
         return Applied(due + applied.events, applied.reply)
 
+    def look(self, command: Command, now_ms: int) -> Answer | None:
+        """The answer to a command that only reads, without time catching up; None: it does more.
+
+        Nothing is evolved, so it needs no room on the disk.
+        """
+        match command:
+            case Get():
+                return self.find(command.job_id)
+            case List():
+                return page(self.jobs, command)
+            case ViewQueues():
+                return self._queues(command, now_ms)
+            case Unwatch():
+                return Settled(command.job_id)
+            case _:
+                return None
+
     def find(self, job_id: bytes) -> JobFound | JobNotFound:
         """A job as it is now; changes nothing, so it needs no room on the disk."""
         job = self.jobs.by_id.get(job_id)
