@@ -47,6 +47,9 @@ KEYSTORE_UNREACHABLE: Final = Problem(
     503, "key store unreachable: this key cannot be checked now, try again", _RETRY_SOON
 )
 METHOD_NOT_ALLOWED: Final = Problem(405, "method not allowed")
+UNSUPPORTED_MEDIA_TYPE: Final = Problem(
+    415, "unsupported media type: a body must be JSON, send Content-Type application/json"
+)
 NO_SUCH_ROUTE: Final = Problem(404, "not found")
 NO_JOBS: Final = Problem(404, "no jobs available")
 INVALID_JSON: Final = Problem(400, "invalid JSON")

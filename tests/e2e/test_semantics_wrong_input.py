@@ -481,6 +481,44 @@ def test_what_is_only_like_a_route_may_be_a_job(http: Http, name: str):
     assert (answer.status, answer.error) == (404, f"job not found: {name}")
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/jobs", {"payload": "p"}),
+        ("/jobs/batch", {"jobs": [{"payload": "p"}]}),
+        ("/jobs/lease", {}),
+        ("/jobs/ack", {"acks": []}),
+        (f"/jobs/{NOBODYS}/ack", {}),
+        (f"/jobs/{NOBODYS}/cancel", {}),
+    ],
+)
+@pytest.mark.parametrize("content_type", ["text/xml", "multipart/form-data; boundary=b"])
+def test_a_body_of_another_format(http: Http, path: str, body: Json, content_type: str):
+    before = http.all_counts()
+    answer = http.call("POST", path, body, headers={"Content-Type": content_type})
+    assert (answer.status, "application/json" in answer.error) == (415, True)
+    assert http.all_counts() == before
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/octet-stream",
+        "application/x-www-form-urlencoded",
+        "text/plain",
+        "application/a+json",
+    ],
+)
+def test_a_type_that_names_no_other_format(http: Http, queue: str, content_type: str):
+    assert http.submit(queue, headers={"Content-Type": content_type}).status == 201
+
+
+def test_a_type_of_no_body(http: Http, queue: str):
+    headers = {"Content-Type": "text/xml"}
+    assert http.call("POST", "/jobs/lease", key="worker", headers=headers).status in (200, 404)
+    assert http.call("GET", "/queues", headers=headers).status == 200
+
+
 # Last: after all of this the node still works ---------------------------------------------------
 
 
