@@ -122,6 +122,11 @@ def wrong_state(job_id: str, state: str) -> Problem:
     return Problem(409, f"job {job_id} cannot do this: its state is {state}")
 
 
+def not_finished(job_id: str, state: str) -> Problem:
+    """409: only a finished job can be deleted."""
+    return Problem(409, f"job {job_id} is not finished, its state is {state}: cancel it first")
+
+
 def at(item: str, index: int, problem: Problem) -> Problem:
     """What is wrong with one of many: ``jobs[3]: payload is required``."""
     return Problem(problem.status, f"{item}[{index}]: {problem.error}", problem.headers)

@@ -188,6 +188,38 @@ def test_a_body_that_is_no_json_object(http: Http, path: str, body: bytes):
     assert http.all_counts() == before
 
 
+@pytest.mark.parametrize("text", ["\\ud800", "\\uDBFFx", "\\udc00", "\\ud800\\ud800", "\\ud83d\\n"])
+def test_the_words_name_a_lone_surrogate(http: Http, text: str):
+    answer = http.call("POST", "/jobs", f'{{"payload":"\\ud83d\\ude00{text}"}}'.encode())
+    lone = text[:6]
+    words = f"invalid JSON: {lone} is half of a surrogate pair, which is no character"
+    assert (answer.status, answer.error) == (400, words)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("/jobs/lease", {"wait": "soon"}, "wait must be {}, 0 to 60s"),
+        ("/jobs/lease", {"wait": "99999999h"}, "wait must be {}, 0 to 60s"),
+        ("/jobs/lease", {"wait": "61s"}, "wait must be <= 60s"),
+        (
+            "/jobs/lease",
+            {"lease_duration": "-1s"},
+            "lease_duration must be {}, more than 0, at most 168h",
+        ),
+        ("/jobs/lease", {"lease_duration": "169h"}, "lease_duration must be <= 168h"),
+        ("/jobs", {"payload": "p", "ttl": "x"}, "ttl must be {}, more than 0, at most 87600h"),
+        ("/jobs", {"payload": "p", "delay": "87601h"}, "delay must be {}, 0 to 87600h"),
+    ],
+)
+def test_the_words_about_a_duration_name_its_own_limit(
+    http: Http, path: str, body: Json, words: str
+):
+    answer = http.call("POST", path, body)
+    duration = "a duration like 1m30s or a number of seconds"
+    assert (answer.status, answer.error) == (400, words.format(duration))
+
+
 @pytest.mark.parametrize(
     "body",
     [body for body in NO_JSON.values() if b'{"payload"' in body],
