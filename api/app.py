@@ -11,7 +11,14 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
-from api.problems import INTERNAL, METHOD_NOT_ALLOWED, NO_SUCH_ROUTE, Problem
+from api.media_types import is_other_format
+from api.problems import (
+    INTERNAL,
+    METHOD_NOT_ALLOWED,
+    NO_SUCH_ROUTE,
+    UNSUPPORTED_MEDIA_TYPE,
+    Problem,
+)
 from api.routes import docs, jobs, keys, node, queues
 from api.routes.exchange import refuse
 from api.services import Services
@@ -30,6 +37,7 @@ def create_app(services: Services) -> QuartTrio:
     # ``//jobs/x`` is not ``/jobs/x``: a redirect would let a path be understood in two ways.
     app.url_map.merge_slashes = False
     _speak_json(app)
+    _take_json(app)
     node.register(app, services)
     keys.register(app, services)
     jobs.register(app, services)
@@ -62,6 +70,18 @@ def _speak_json(app: QuartTrio) -> None:
         rule = request.url_rule.rule if request.url_rule else "no route"
         _log.error("%s %s failed", request.method, rule, exc_info=error)
         return refuse(INTERNAL)
+
+
+def _take_json(app: QuartTrio) -> None:
+    """Refuse bodies of other formats, as the door does, for HTTP/2."""
+
+    @app.before_request
+    async def refuse_other_formats() -> Response | None:
+        content_type = request.headers.get("Content-Type")
+        if content_type is None or not is_other_format(request.method, content_type):
+            return None
+        # Over HTTP/2 only its end says that there is none.
+        return refuse(UNSUPPORTED_MEDIA_TYPE) if await request.get_data() else None
 
 
 def _problem_of(error: HTTPException, body_bytes_max: int) -> Problem:

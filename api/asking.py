@@ -3,7 +3,8 @@
 A partition that dies with a command in flight leaves its outcome open. Where the same
 command can be given again without doing anything twice (a submit under the same job id, an
 ack under a token, a read), it is, once the partition is back: the client only sees a pause. Not
-where it hangs: nobody starts that one anew, and the client has waited long enough.
+where it hangs: nobody starts that one anew, and the client has waited long enough. A read that
+found no answer is to be sent again (``Retry-After``): it has changed nothing.
 """
 
 from collections.abc import Sequence
@@ -16,11 +17,22 @@ from api.calls import Call, in_task, outcome_of
 from api.errors import OverloadedError, PartitionUnavailableError
 from api.partition_client import PartitionClient
 from api.problems import Problem
-from partitions.messages import Command, Reply, StorageFull, TooMany, Unreadable
+from partitions.messages import (
+    Command,
+    Get,
+    List,
+    Reply,
+    StorageFull,
+    TooMany,
+    Unreadable,
+    ViewQueues,
+)
 from partitions.slots import format_job_id
 
 AGAIN_WITHIN_S: Final = 5.0
 """How long an operation waits for a partition that died under it (a restart takes less)."""
+
+_QUESTIONS: Final = (Get, List, ViewQueues)
 
 
 async def ask_one(
@@ -71,16 +83,18 @@ async def _after_loss(
     """The reply to the same command again; ``deadlines`` None: it is not repeatable."""
     if not error.sent:
         return problems.PARTITION_DOWN
+    # A question has changed nothing, whatever became of it.
+    lost = problems.PARTITION_DOWN if type(command) in _QUESTIONS else problems.OUTCOME_UNKNOWN
     if error.hangs or deadlines is None:
-        return problems.OUTCOME_UNKNOWN
+        return lost
     await in_task()
     with trio.move_on_at(deadlines.setdefault(client, trio.current_time() + AGAIN_WITHIN_S)):
         await client.wait_serving()
         try:
             return await client.call(command, text_bytes)
         except (OverloadedError, PartitionUnavailableError):
-            return problems.OUTCOME_UNKNOWN
-    return problems.OUTCOME_UNKNOWN
+            return lost
+    return lost
 
 
 def refused(reply: Reply | Problem) -> Problem:

@@ -19,6 +19,12 @@ _MISSING: Final = re.compile(r"Object missing required field `(.*)`\Z")
 _NULL: Final = re.compile(r"Expected `[a-z]+`, got `null`\Z")
 _RANGE: Final = re.compile(r"Expected `[a-z]+` (>=|<=) (.*)\Z")
 _LENGTH: Final = re.compile(r"Expected `([a-z]+)` of length (>=|<=) (.*)\Z")
+_ESCAPE: Final = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
+"""A backslash and what it escapes; a surrogate pair is one."""
 _COUNTED: Final = {"str": "characters", "array": "items", "object": "entries"}
 
 _Decoded = TypeVar("_Decoded")
@@ -58,11 +64,19 @@ def decoded(decoder: "msgspec.json.Decoder[_Decoded]", body: bytes) -> _Decoded:
     except msgspec.ValidationError as error:
         raise RefusedError(_in_words(str(error))) from None
     except msgspec.MsgspecError as error:
-        raise refused(f"invalid JSON: {error}") from None
+        raise refused(f"invalid JSON: {_lone_surrogate(body) or error}") from None
     except UnicodeDecodeError:
         raise refused("invalid JSON: the body is not valid UTF-8") from None
     except RecursionError:
         raise refused("invalid JSON: nested too deeply") from None
+
+
+def _lone_surrogate(body: bytes) -> str | None:
+    """What is wrong with a body that is refused and has one: msgspec's words may not tell."""
+    for escape in _ESCAPE.finditer(body):
+        if (lone := escape["lone"]) is not None:
+            return f"\\{lone.decode()} is half of a surrogate pair, which is no character"
+    return None
 
 
 def _in_words(error: str) -> Problem:

@@ -8,7 +8,8 @@ import httptools
 import msgspec
 
 from api.grammar import Malformed, body_too_large
-from api.problems import METHOD_NOT_ALLOWED, NO_SUCH_ROUTE, Problem
+from api.media_types import is_other_format
+from api.problems import METHOD_NOT_ALLOWED, NO_SUCH_ROUTE, UNSUPPORTED_MEDIA_TYPE, Problem
 from api.settings import DoorLimits
 
 _host_grammar: Final = re.compile(rb"[A-Za-z0-9._~%:\[\]\-]*")
@@ -36,6 +37,8 @@ class Head(msgspec.Struct, frozen=True):
     keep_alive: bool
     """The client would like to send another request on this connection."""
     expects_continue: bool
+    is_other_format: bool
+    """There is a body, and by its Content-Type it is no JSON."""
     refusal: Problem | None
 
     @property
@@ -121,12 +124,15 @@ def retarget(head: Head, method: bytes, target: bytes) -> Head:
         chunked=head.chunked,
         keep_alive=head.keep_alive,
         expects_continue=head.expects_continue,
-        refusal=_refusal(method, text),
+        is_other_format=head.is_other_format,
+        refusal=_refusal(method, text, head.is_other_format),
     )
 
 
-def _refusal(method: bytes, target: str) -> Problem | None:
-    return METHOD_NOT_ALLOWED if method == b"TRACE" else refuse_path(target)
+def _refusal(method: bytes, target: str, other_format: bool) -> Problem | None:
+    if method == b"TRACE":
+        return METHOD_NOT_ALLOWED
+    return refuse_path(target) or (UNSUPPORTED_MEDIA_TYPE if other_format else None)
 
 
 def _split(line: bytes) -> tuple[bytes, bytes]:
@@ -159,9 +165,15 @@ def _apply_rules(
         for option in value.split(b",")
     }
     keep_alive = b"close" not in connection and (http11 or b"keep-alive" in connection)
-    text = target.decode("ascii")
+    text, method_text = target.decode("ascii"), method.decode("ascii")
+    types = values.get(b"content-type")
+    other_format = (
+        types is not None
+        and (chunked or content_length > 0)
+        and is_other_format(method_text, types[0].decode("latin-1"))
+    )
     return Head(
-        method=method.decode("ascii"),
+        method=method_text,
         target=text,
         http11=http11,
         headers=tuple(headers),
@@ -171,7 +183,8 @@ def _apply_rules(
         chunked=chunked,
         keep_alive=keep_alive,
         expects_continue=_expectation(values.get(b"expect", []), http11),
-        refusal=_refusal(method, text),
+        is_other_format=other_format,
+        refusal=_refusal(method, text, other_format),
     )
 
 

@@ -9,10 +9,12 @@ are fresh.
 
 **Waiting.** A lease that may wait is parked when there is nothing, and woken, the longest waiting
 first, when a partition says that a queue of it has a job: one for each job, not all. A waiter that
-gets one wakes the next as long as there is more. One whose client has hung up is not asked for; a
-lease that was on its way to somebody who left meanwhile is released at once.
+gets one wakes the next as long as there is more. One that meets a partition with too much in
+flight is not refused, but asks again a little later. One whose client has hung up is not asked
+for; a lease that was on its way to somebody who left meanwhile is released at once.
 """
 
+import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -43,6 +45,11 @@ from partitions.slots import partition_of, slot_of
 
 _WOKEN_AT_ONCE_MAX: Final = 256
 """Well below what may be in flight to one partition."""
+
+_AGAIN_FIRST_S: Final = 0.1
+_AGAIN_LONGEST_S: Final = 1.0
+"""How long a waiter lets a partition be that has too much in flight; spread up to twice that, for
+there may be thousands of them, and each costs the front a look at all partitions."""
 
 Gone = Callable[[], bool]
 """Whether the client is known to have hung up."""
@@ -80,7 +87,7 @@ class _Search:
 
     def failed(self, error: PartitionUnavailableError | OverloadedError) -> None:
         """A partition could not be asked."""
-        # Waiters stay when one is down: it says so when it is back. Of room again nobody says.
+        # One that is down says when it is back, and is waited for; of room again nobody says.
         if not isinstance(self.unasked, OverloadedError):
             self.unasked = error
 
@@ -130,9 +137,17 @@ class Leasing:
             self._wake_for(request.queues)
 
     async def _when_there_is(self, request: LeaseRequest, waiter: _Waiter) -> Reply:
+        again_s = _AGAIN_FIRST_S
         while True:
             try:
                 reply = await self._once(request)
+            except OverloadedError:
+                # Of room nobody tells.
+                if waiter.parked.over:
+                    raise
+                await self._pause(again_s * (1 + random.random()))  # noqa: S311 - spreads them
+                again_s = min(again_s * 2, _AGAIN_LONGEST_S)
+                continue
             except PartitionUnavailableError:
                 # Its jobs come back with it, and it says so.
                 if waiter.parked.over:
@@ -144,6 +159,14 @@ class Leasing:
                 return reply
             if not self._is_hinted(request.queues):
                 await waiter.parked.wait()
+
+    async def _pause(self, pause_s: float) -> None:
+        """Wait so long, or until the front is to stop; no task of trio's is needed for it."""
+        pause = self._deadlines.park(pause_s)
+        try:
+            await pause.wait()
+        finally:
+            self._deadlines.leave(pause)
 
     def _kept(self, reply: Reply, gone: Gone) -> Reply:
         """What was leased, unless nobody is there to take it."""

@@ -70,15 +70,23 @@ class Listing:
 
     async def queues(self, queue: str | None) -> tuple[list[tuple[int, QueueView]], list[int]]:
         """``([(partition, queue there)], partitions that did not answer)``."""
-        replies = await ask_each([(client, ViewQueues(queue), 0) for client in self._clients])
-        views: list[tuple[int, QueueView]] = []
+        found: dict[int, list[QueueView]] = {client.partition: [] for client in self._clients}
         silent: list[int] = []
-        for client, reply in zip(self._clients, replies, strict=True):
-            if isinstance(reply, QueueViews):
-                views += [(client.partition, view) for view in reply.queues]
-            else:
-                silent.append(client.partition)
-        return views, silent
+        asked = [(client, ViewQueues(queue)) for client in self._clients]
+        while asked:
+            replies = await ask_each([(client, command, 0) for client, command in asked])
+            went_on: list[tuple[PartitionClient, ViewQueues]] = []
+            for (client, _), reply in zip(asked, replies, strict=True):
+                if not isinstance(reply, QueueViews):
+                    silent.append(client.partition)
+                    found[client.partition] = []  # a part of them would look like all
+                    continue
+                found[client.partition] += reply.queues
+                if reply.next_after is not None:
+                    went_on.append((client, ViewQueues(queue, reply.next_after)))
+            asked = went_on
+        views = [(partition, view) for partition, own in found.items() for view in own]
+        return views, sorted(silent)
 
     async def pause(self, queue: str, *, paused: bool) -> Problem | None:
         """In every partition, or a problem: it may be so in some, and is to be called again."""

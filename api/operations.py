@@ -233,7 +233,7 @@ class Operations:
             case Settled():
                 return None
             case WrongState():
-                return problems.wrong_state(job_id_text, reply.state)
+                return problems.not_finished(job_id_text, reply.state)
             case _:
                 return _missing_or_refused(job_id_text, reply)
 

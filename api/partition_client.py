@@ -55,6 +55,9 @@ _SILENCE_S: Final = 5.0
 
 Guess: longer than a disk stalls that is well, shorter than clients wait. Not less: during a sync
 a partition cannot say that it is alive."""
+_POSTS_MAX: Final = REQUESTS_PER_PARTITION_MAX
+"""Commands beyond the bound that nobody waits for. As many as there may be of those that bring
+them about: the release of a lease whose client has gone follows the reply to it."""
 _LOOKS: Final = 5
 """How often it is looked at in that time. Looks are counted, not seconds: after this front itself
 stood still, the replies that came meanwhile are still to be read."""
@@ -123,8 +126,10 @@ class PartitionClient:
             raise
         return call.result()
 
-    def begin(self, command: Command, text_bytes: int = 0) -> Call:
+    def begin(self, command: Command, text_bytes: int = 0, spare: int = 0) -> Call:
         """Send ``command``; what is returned is to be waited for (``calls.outcome_of``).
+
+        So many in flight as ``spare`` says may be beyond the bound.
 
         Raises:
             PartitionUnavailableError: not connected.
@@ -133,7 +138,7 @@ class PartitionClient:
         if not self._connected.is_set():
             raise PartitionUnavailableError(self.partition, sent=False)
         if (
-            len(self._calls) >= REQUESTS_PER_PARTITION_MAX
+            len(self._calls) >= REQUESTS_PER_PARTITION_MAX + spare
             or self._in_flight_bytes + text_bytes > IN_FLIGHT_BYTES_MAX
         ):
             raise OverloadedError(self.partition)
@@ -148,9 +153,12 @@ class PartitionClient:
         return call
 
     def post(self, command: Command) -> None:
-        """Send ``command`` if that can be done now; nobody waits for its reply."""
+        """Send ``command`` if the partition serves; nobody waits for its reply.
+
+        Also when others are refused because too much is in flight: it ends something.
+        """
         try:
-            self.begin(command)
+            self.begin(command, 0, _POSTS_MAX)
         except (PartitionUnavailableError, OverloadedError) as error:
             _logger.debug("not sent: %s", error)
 

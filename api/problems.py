@@ -47,6 +47,9 @@ KEYSTORE_UNREACHABLE: Final = Problem(
     503, "key store unreachable: this key cannot be checked now, try again", _RETRY_SOON
 )
 METHOD_NOT_ALLOWED: Final = Problem(405, "method not allowed")
+UNSUPPORTED_MEDIA_TYPE: Final = Problem(
+    415, "unsupported media type: a body must be JSON, send Content-Type application/json"
+)
 NO_SUCH_ROUTE: Final = Problem(404, "not found")
 NO_JOBS: Final = Problem(404, "no jobs available")
 INVALID_JSON: Final = Problem(400, "invalid JSON")
@@ -117,6 +120,11 @@ def ack_unknown(job_id: str) -> Problem:
 def wrong_state(job_id: str, state: str) -> Problem:
     """409: what was asked for is not done to a job in this state."""
     return Problem(409, f"job {job_id} cannot do this: its state is {state}")
+
+
+def not_finished(job_id: str, state: str) -> Problem:
+    """409: only a finished job can be deleted."""
+    return Problem(409, f"job {job_id} is not finished, its state is {state}: cancel it first")
 
 
 def at(item: str, index: int, problem: Problem) -> Problem:

@@ -694,14 +694,19 @@ def _duration(
         return None
     ms = parse_duration(value)
     if ms is None:
-        raise refused(
-            f"{field} must be a duration like 1m30s or a number of seconds, from 0 to 10 years"
-        )
+        span = f"more than 0, at most {_shown(most_ms)}" if least_ms else f"0 to {_shown(most_ms)}"
+        raise refused(f"{field} must be a duration like 1m30s or a number of seconds, {span}")
     if ms < least_ms:
         raise refused(f"{field} must be > 0")
     if ms > most_ms:
-        raise refused(f"{field} must be <= {most_ms // 1000}s")
+        raise refused(f"{field} must be <= {_shown(most_ms)}")
     return ms
+
+
+def _shown(limit_ms: int) -> str:
+    """A limit as a request could have it."""
+    hours, rest_ms = divmod(limit_ms, 3_600_000)
+    return f"{limit_ms // 1000}s" if rest_ms else f"{hours}h"
 
 
 def _time(field: str, text: str | None) -> int | None:

@@ -294,8 +294,10 @@ class Actor:
 
     def _apply(self, command: Command, now_ms: int, room: _Room) -> Answer:
         if room is not _Room.ALL:
-            if type(command) is Get and room is _Room.NONE:
-                return self._state.find(command.job_id)
+            if room is _Room.NONE and type(command) in _READS:
+                seen = self._state.look(command, now_ms)
+                assert seen is not None, "it only reads"
+                return seen
             if not self._takes_spare(command, room):
                 return StorageFull()
         if self._nearly_full and type(command) in _SUBMITS:

@@ -64,6 +64,8 @@ from partitions.timers import Timer, Timers
 _STALE_MIN: Final = 4096
 """Fewer jobs that are gone are left in a queue of finished ones (guess)."""
 
+_DELAYED: Final = (State.SCHEDULED, State.RETRY)
+
 _number_of: Final = attrgetter("number")
 _due_of: Final = attrgetter("due_ms")
 
@@ -115,7 +117,12 @@ class Jobs:
         return self.kinds[job.kind]
 
     def evolve(self, event: Event) -> None:
-        """Make the change that ``event`` says has happened. Never refuses."""
+        """Make the change that ``event`` says has happened. Never refuses.
+
+        What cannot have happened to these jobs is a bug, or in a log that is replayed damage
+        that no checksum shows: an assertion fails, or the job is not where it should be
+        (``LookupError``), and the jobs are of no use any more.
+        """
         self._evolvers[type(event)](self, event)
 
     def matters(self, timer: Timer) -> bool:
@@ -296,6 +303,7 @@ class Jobs:
 
     def enqueue(self, event: JobEnqueued, kind: Kind | None = None) -> Kind:
         """Evolve by a submit; the kind of the job, which may be known."""
+        assert event.job_id not in self.by_id, "JobEnqueued of a job that is there"
         number = event.created_at_ms << CREATED_SHIFT
         if number <= self.last_number:
             number = self.last_number + 1
@@ -335,6 +343,8 @@ class Jobs:
 
     def _on_leased(self, event: JobLeased) -> None:
         job = self._change(event.job_id)
+        assert job.is_ready, _misfit(event, job)
+        assert event.lease_token > self.last_token, "JobLeased under a token that was given before"
         kind = self.kinds[job.kind]
         queue = kind.queue
         queue.ready.remove(job, kind.priority)
@@ -357,11 +367,12 @@ class Jobs:
         run.lease_ms = event.lease_ms
         run.worker = event.worker
         run.progress = b""
-        self.last_token = max(self.last_token, event.lease_token)
+        self.last_token = event.lease_token
         self._start_timer(job, event.lease_until_ms)
 
     def _on_extended(self, event: LeaseExtended) -> None:
         job = self._change(event.job_id)
+        assert job.state is State.RUNNING, _misfit(event, job)
         self._stop_timer()
         self._start_timer(job, event.lease_until_ms)
         if event.progress:
@@ -369,6 +380,7 @@ class Jobs:
 
     def _on_released(self, event: JobReleased) -> None:
         job = self._change(event.job_id)
+        assert job.state is State.RUNNING, _misfit(event, job)
         self._stop_timer()
         _run_of(job).attempts -= 1
         if event.run_at_ms:
@@ -380,6 +392,7 @@ class Jobs:
 
     def _on_acked(self, event: JobAcked) -> None:
         job = self._change(event.job_id)
+        assert job.state is State.RUNNING, _misfit(event, job)
         self._set_outcome(job, event.result_at)
         if job.payload_at > EMPTY_AT:
             self.live.drop(job.payload_at)
@@ -389,6 +402,7 @@ class Jobs:
 
     def _on_failed(self, event: JobFailed) -> None:
         job = self._change(event.job_id)
+        assert job.state is State.RUNNING, _misfit(event, job)
         self._set_outcome(job, event.error_at or EMPTY_AT)
         self._stop_timer()
         if event.retry_at_ms == 0:
@@ -399,6 +413,7 @@ class Jobs:
 
     def _on_lease_expired(self, event: LeaseExpired) -> None:
         job = self._change(event.job_id)
+        assert job.state is State.RUNNING, _misfit(event, job)
         self._set_outcome(job, EXPIRED_AT)
         _run_of(job).crashes += 1
         self._stop_timer()
@@ -410,6 +425,8 @@ class Jobs:
 
     def _on_backoff_over(self, event: BackoffOver) -> None:
         job = self._change(event.job_id)
+        assert job.due_ms, _misfit(event, job)
+        assert job.state in _DELAYED, _misfit(event, job)
         self._stop_timer()
         job.due_ms = 0
         kind = self.kinds[job.kind]
@@ -419,18 +436,22 @@ class Jobs:
 
     def _on_expired(self, event: JobExpired) -> None:
         job = self._change(event.job_id)
+        assert job.own is not None, _misfit(event, job)
+        assert job.own.expires_at_ms, _misfit(event, job)
         self._leave(job)
         self._set_outcome(job, TTL_OVER_AT)
         self._finish(job, State.DEAD, event.at_ms)
 
     def _on_cancelled(self, event: JobCancelled) -> None:
         job = self._change(event.job_id)
+        assert job.state not in FINISHED, _misfit(event, job)
         self._leave(job)
         self._finish(job, State.CANCELLED, event.at_ms)
 
     def _on_retried(self, event: JobRetried) -> None:
         # It begins anew as another object: where the old one is still met it is GONE.
         old = self._change(event.job_id)
+        assert old.state in (State.DEAD, State.CANCELLED), _misfit(event, old)
         kind = self.kinds[old.kind]
         self._set_outcome(old, 0)
         own = old.own
@@ -451,6 +472,7 @@ class Jobs:
 
     def _on_forgotten(self, event: JobForgotten) -> None:
         job = self._change(event.job_id)
+        assert job.state is not State.RUNNING, _misfit(event, job)
         kind = self.kinds[job.kind]
         finished = job.state in FINISHED
         if finished:
@@ -471,12 +493,15 @@ class Jobs:
 
     def _on_payload_moved(self, event: PayloadMoved) -> None:
         job = self._change(event.job_id)
+        assert job.payload_at > EMPTY_AT, _misfit(event, job)
         self.live.drop(job.payload_at)
         self._keep(event.payload_at)
         job.payload_at = event.payload_at
 
     def _on_outcome_moved(self, event: OutcomeMoved) -> None:
-        self._set_outcome(self._change(event.job_id), event.outcome_at)
+        job = self._change(event.job_id)
+        assert job.outcome_at > EMPTY_AT, _misfit(event, job)
+        self._set_outcome(job, event.outcome_at)
 
     def _on_tokens_raised(self, event: TokensRaised) -> None:
         self.last_token = max(self.last_token, event.last_token)
@@ -657,6 +682,10 @@ class Jobs:
         JobRetried: _on_retried,
         QueuePaused: _on_paused,
     }
+
+
+def _misfit(event: Event, job: Job) -> str:
+    return f"{type(event).__name__} of job {job.job_id.hex()}, which is {job.state.name}"
 
 
 def _run_of(job: Job) -> Run:

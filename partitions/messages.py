@@ -236,9 +236,11 @@ class Pause(_Message, frozen=True, tag=18):
 
 
 class ViewQueues(_Message, frozen=True, tag=19):
-    """Tell me about a queue, or (None) about all that have jobs or are paused."""
+    """Tell me about a queue, or (None) about all that have jobs or are paused, a page at a time."""
 
     queue: str | None = None
+    after: str = ""
+    """The page is of queues with greater names."""
 
 
 Command = (
@@ -463,6 +465,8 @@ class QueueViews(_Message, frozen=True, tag=26):
     """Those that were asked for and are there."""
 
     queues: list[QueueView]
+    next_after: str | None = None
+    """Where the next page begins, which may be empty; None: there is none."""
 
 
 # Pushes (request_id 0) ----------------------------------------------------------------

@@ -13,6 +13,7 @@ What only looks is in ``views``.
 import sys
 from collections import Counter
 from collections.abc import Callable
+from heapq import nsmallest
 from typing import Final, assert_never
 
 import msgspec
@@ -44,7 +45,12 @@ from partitions.events import (
 )
 from partitions.job import EMPTY_AT, FINISHED, Job, Outcome, Own, State
 from partitions.jobs import Jobs
-from partitions.limits import DUE_PER_TICK_MAX, LEASE_BYTES_MAX, QUEUES_MAX
+from partitions.limits import (
+    DUE_PER_TICK_MAX,
+    LEASE_BYTES_MAX,
+    PAGE_QUEUES_MAX,
+    QUEUES_MAX,
+)
 from partitions.messages import (
     Ack,
     AlreadyExists,
@@ -142,6 +148,23 @@ class PartitionState:
         due = self._catch_up(now_ms)
         applied = self._decide(command, now_ms, put)
         return Applied(due + applied.events, applied.reply)
+
+    def look(self, command: Command, now_ms: int) -> Answer | None:
+        """The answer to a command that only reads, without time catching up; None: it does more.
+
+        Nothing is evolved, so it needs no room on the disk.
+        """
+        match command:
+            case Get():
+                return self.find(command.job_id)
+            case List():
+                return page(self.jobs, command)
+            case ViewQueues():
+                return self._queues(command, now_ms)
+            case Unwatch():
+                return Settled(command.job_id)
+            case _:
+                return None
 
     def find(self, job_id: bytes) -> JobFound | JobNotFound:
         """A job as it is now; changes nothing, so it needs no room on the disk."""
@@ -548,12 +571,12 @@ class PartitionState:
         if command.queue is not None:
             named = queues.get(command.queue)
             return QueueViews([] if named is None else [view_of_queue(named, now_ms)])
+        # By name: queues come and go from page to page, and one that stays is on just one.
+        names = nsmallest(PAGE_QUEUES_MAX, (name for name in queues if name > command.after))
+        page_of = [queues[name] for name in names]
         return QueueViews(
-            [
-                view_of_queue(queue, now_ms)
-                for queue in queues.values()
-                if queue.paused or queue.jobs
-            ]
+            [view_of_queue(queue, now_ms) for queue in page_of if queue.paused or queue.jobs],
+            names[-1] if len(names) == PAGE_QUEUES_MAX else None,
         )
 
 

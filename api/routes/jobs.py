@@ -5,13 +5,24 @@ The lane's routes over the same ``endpoints``: a request has the same answer on 
 
 from quart import Response, request
 from quart_trio import QuartTrio
+from werkzeug.routing import BaseConverter
 
 from api.routes.exchange import answered, query_pairs
 from api.services import Services
 
 
+class _JobId(BaseConverter):
+    """Any one segment but the routes that stand where an id could: those have their own methods.
+
+    A ``GET /jobs/lease`` that found ``/jobs/<job_id>`` would answer that there is no such job.
+    """
+
+    regex = r"(?!(?:batch|lease|ack|extend)\Z)[^/]+"
+
+
 def register(app: QuartTrio, services: Services) -> None:
     """Add the routes of this module."""
+    app.url_map.converters["job_id"] = _JobId
     endpoints = services.endpoints
 
     @app.post("/jobs")
@@ -58,10 +69,10 @@ def register(app: QuartTrio, services: Services) -> None:
     async def retry(job_id: str) -> Response:
         return await answered(endpoints.change, job_id, "retry")
 
-    @app.get("/jobs/<job_id>")
+    @app.get("/jobs/<job_id:job_id>")
     async def get(job_id: str) -> Response:
         return await answered(endpoints.get, job_id, request.query_string.decode("latin-1"))
 
-    @app.delete("/jobs/<job_id>")
+    @app.delete("/jobs/<job_id:job_id>")
     async def forget(job_id: str) -> Response:
         return await answered(endpoints.forget, job_id)

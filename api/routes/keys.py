@@ -14,7 +14,13 @@ from api.answer import Answer
 from api.caller import KEYS_READ, KEYS_REVOKE, Caller
 from api.key_schemas import KeyBody, NewKeyBody, check, revoked, shown
 from api.keystore.base import KeyStoreUnreachableError
-from api.problems import ADMIN_REQUIRED, KEYSTORE_UNREACHABLE, Problem, missing_scope
+from api.problems import (
+    ADMIN_REQUIRED,
+    KEYSTORE_UNREACHABLE,
+    UNSUPPORTED_MEDIA_TYPE,
+    Problem,
+    missing_scope,
+)
 from api.routes.exchange import identify, read_json, refuse, respond
 from api.services import Services
 
@@ -35,7 +41,9 @@ def register(app: QuartTrio, services: Services) -> None:
 
     @app.after_request
     async def keep_out_of_caches(response: Response) -> Response:
-        if request.path.startswith(("/keys", "/admin/keys")):
+        # The body of another format is refused before the routes, by the door in the same words.
+        refused = response.status_code == UNSUPPORTED_MEDIA_TYPE.status
+        if request.path.startswith(("/keys", "/admin/keys")) and not refused:
             response.headers["Cache-Control"] = "no-store"
         return response
 

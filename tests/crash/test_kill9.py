@@ -264,10 +264,14 @@ def test_a_partition_that_hangs_is_503_and_the_node_goes_on_without_it(
     def read_through_every_front() -> set[int]:
         # Each finds out for itself.
         answers = node.ask_every_front("GET", f"/jobs/{theirs[0]}", key="client")
+        # A read has changed nothing: it may be sent again.
+        assert all("retry-after" in answer.headers for answer in answers)
         return {answer.status for answer in answers}
 
     with stopped(node.partitions[0]):
         assert read_through_every_front() == {503}
+        listed = node.request("GET", "/jobs", key="client")
+        assert (listed.status, "retry-after" in listed.headers) == (503, True)
         assert {each.status for each in node.ask_every_front("GET", "/ready")} == {503}
         new = [node.request("POST", "/jobs", key="client", body=JOB) for _ in range(20)]
         assert {answer.status for answer in new} == {201}

@@ -272,6 +272,7 @@ HEADERS = st.lists(
     st.sampled_from(
         [
             ("Content-Type", b"text/plain"),
+            ("Content-Type", b"text/xml"),
             ("Content-Type", b"\xff"),
             ("Content-Encoding", b"gzip"),
             ("Accept", b"application/xml"),

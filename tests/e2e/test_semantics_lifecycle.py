@@ -172,8 +172,10 @@ def test_an_unfinished_job_is_not_forgotten(http: Http, queue: str, state: str):
     before = http.job(job_id)
     answer = http.delete(job_id)
     assert answer.status == 409
-    assert answer.error
+    assert answer.error.endswith(f"is not finished, its state is {state}: cancel it first")
     assert http.job(job_id) == before
+    assert http.cancel(job_id).status in DONE
+    assert http.delete(job_id).status in DONE
 
 
 def test_an_ack_of_a_job_that_was_deleted_is_refused(http: Http, queue: str):

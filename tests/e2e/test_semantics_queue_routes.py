@@ -66,6 +66,17 @@ def test_a_delayed_job_that_is_due_is_counted_as_ready(http: Http, queue: str):
     assert http.counts(queue) == {"READY": 1}
 
 
+def test_the_list_has_every_queue_once_when_there_are_very_many(http: Http, queue: str):
+    names = [f"{queue}-{number}" for number in range(600)]
+    http.submitted_batch([job(name) for name in names])
+    answer = http.call("GET", "/queues")
+    listed = [each["queue"] for each in answer.json["queues"]]
+    assert sorted(each for each in listed if each.startswith(f"{queue}-")) == sorted(names)
+    assert len(listed) == len(set(listed))
+    for name in names:
+        assert http.call("DELETE", f"/queues/{name}/jobs?state=READY").json == {"count": 1}
+
+
 def test_what_a_queue_shows(http: Http, queue: str):
     http.submitted(queue)
     found = http.queue(queue)

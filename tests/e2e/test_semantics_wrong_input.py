@@ -188,6 +188,38 @@ def test_a_body_that_is_no_json_object(http: Http, path: str, body: bytes):
     assert http.all_counts() == before
 
 
+@pytest.mark.parametrize("text", ["\\ud800", "\\uDBFFx", "\\udc00", "\\ud800\\ud800", "\\ud83d\\n"])
+def test_the_words_name_a_lone_surrogate(http: Http, text: str):
+    answer = http.call("POST", "/jobs", f'{{"payload":"\\ud83d\\ude00{text}"}}'.encode())
+    lone = text[:6]
+    words = f"invalid JSON: {lone} is half of a surrogate pair, which is no character"
+    assert (answer.status, answer.error) == (400, words)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("/jobs/lease", {"wait": "soon"}, "wait must be {}, 0 to 60s"),
+        ("/jobs/lease", {"wait": "99999999h"}, "wait must be {}, 0 to 60s"),
+        ("/jobs/lease", {"wait": "61s"}, "wait must be <= 60s"),
+        (
+            "/jobs/lease",
+            {"lease_duration": "-1s"},
+            "lease_duration must be {}, more than 0, at most 168h",
+        ),
+        ("/jobs/lease", {"lease_duration": "169h"}, "lease_duration must be <= 168h"),
+        ("/jobs", {"payload": "p", "ttl": "x"}, "ttl must be {}, more than 0, at most 87600h"),
+        ("/jobs", {"payload": "p", "delay": "87601h"}, "delay must be {}, 0 to 87600h"),
+    ],
+)
+def test_the_words_about_a_duration_name_its_own_limit(
+    http: Http, path: str, body: Json, words: str
+):
+    answer = http.call("POST", path, body)
+    duration = "a duration like 1m30s or a number of seconds"
+    assert (answer.status, answer.error) == (400, words.format(duration))
+
+
 @pytest.mark.parametrize(
     "body",
     [body for body in NO_JSON.values() if b'{"payload"' in body],
@@ -453,7 +485,6 @@ def test_who_may_call_what(http: Http, method: str, path: str, keys: list[str]):
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "/jobs/batch"),
         ("PUT", "/jobs/lease"),
         ("PUT", "/jobs/ack"),
         ("DELETE", f"/jobs/{NOBODYS}/extend"),
@@ -465,9 +496,59 @@ def test_who_may_call_what(http: Http, method: str, path: str, keys: list[str]):
 )
 def test_another_method_is_refused(http: Http, method: str, path: str):
     answer = http.call(method, path, {} if method != "GET" else None)
-    # Where a job's id could stand, "batch" is the name of no job.
-    assert answer.status in ((404, 405) if path == "/jobs/batch" else (405,))
+    assert answer.status == 405
     assert answer.error
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "PUT", "PATCH"])
+@pytest.mark.parametrize("route", ["lease", "batch", "ack", "extend"])
+def test_a_route_where_an_id_could_stand_is_no_job(http: Http, method: str, route: str):
+    answer = http.call(method, f"/jobs/{route}")
+    assert (answer.status, answer.headers["allow"]) == (405, "OPTIONS, POST")
+
+
+@pytest.mark.parametrize("name", ["leases", "Lease", "ack.", "batch-1"])
+def test_what_is_only_like_a_route_may_be_a_job(http: Http, name: str):
+    answer = http.call("GET", f"/jobs/{name}")
+    assert (answer.status, answer.error) == (404, f"job not found: {name}")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/jobs", {"payload": "p"}),
+        ("/jobs/batch", {"jobs": [{"payload": "p"}]}),
+        ("/jobs/lease", {}),
+        ("/jobs/ack", {"acks": []}),
+        (f"/jobs/{NOBODYS}/ack", {}),
+        (f"/jobs/{NOBODYS}/cancel", {}),
+    ],
+)
+@pytest.mark.parametrize("content_type", ["text/xml", "multipart/form-data; boundary=b"])
+def test_a_body_of_another_format(http: Http, path: str, body: Json, content_type: str):
+    before = http.all_counts()
+    answer = http.call("POST", path, body, headers={"Content-Type": content_type})
+    assert (answer.status, "application/json" in answer.error) == (415, True)
+    assert http.all_counts() == before
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/octet-stream",
+        "application/x-www-form-urlencoded",
+        "text/plain",
+        "application/a+json",
+    ],
+)
+def test_a_type_that_names_no_other_format(http: Http, queue: str, content_type: str):
+    assert http.submit(queue, headers={"Content-Type": content_type}).status == 201
+
+
+def test_a_type_of_no_body(http: Http, queue: str):
+    headers = {"Content-Type": "text/xml"}
+    assert http.call("POST", "/jobs/lease", key="worker", headers=headers).status in (200, 404)
+    assert http.call("GET", "/queues", headers=headers).status == 200
 
 
 # Last: after all of this the node still works ---------------------------------------------------

@@ -152,7 +152,20 @@ CASES = {
         201, OK, headers=[("Content-Type", "application/x-www-form-urlencoded")]
     ),
     "submit, multipart": submit(
-        201, OK, headers=[("Content-Type", "multipart/form-data; boundary=x")]
+        415, OK, headers=[("Content-Type", "multipart/form-data; boundary=x")]
+    ),
+    "submit, xml": submit(415, OK, headers=[("Content-Type", "text/xml")]),
+    "submit, nothing of xml": submit(400, b"", headers=[("Content-Type", "text/xml")]),
+    "submit, xml without a key": Case(
+        415, "POST", "/jobs", body=OK, headers=[("Content-Type", "text/xml")]
+    ),
+    "submit, some json": submit(201, OK, headers=[("Content-Type", "application/a+JSON; b=c")]),
+    "submit, no type at all": submit(201, OK, headers=[("Content-Type", "json")]),
+    "nothing, xml": Case(
+        415, "POST", "/nothing", "admin", OK, headers=[("Content-Type", "text/xml")]
+    ),
+    "make a key, xml": Case(
+        415, "POST", "/admin/keys", "admin", OK, headers=[("Content-Type", "text/xml")]
     ),
     "submit, charset": submit(201, OK, headers=[("Content-Type", "text/plain; charset=utf-16")]),
     "submit, said to be compressed": submit(

@@ -175,6 +175,8 @@ def check_serves_while_full(node: RunningNode, jobs: list[str]) -> None:
     pids = node.partitions, node.fronts
     for each in jobs[:10]:
         assert node.request("GET", f"/jobs/{each}", key="client").status == 200
+    for path in ("/jobs", "/queues", "/queues/default"):
+        assert node.request("GET", path, key="client").status == 200
     for _ in range(5):
         leased = node.request("POST", "/jobs/lease", key="worker")
         assert leased.status == 200, leased

@@ -106,7 +106,7 @@ commands = st.one_of(
         st.integers(1, SCAN_JOBS_MAX),
     ),
     st.builds(messages.Pause, queues, st.booleans()),
-    st.builds(messages.ViewQueues, words),
+    st.builds(messages.ViewQueues, words, queues),
     *(
         st.builds(kind, ids)
         for kind in (messages.Cancel, messages.Retry, messages.Forget, messages.Unwatch)
@@ -194,6 +194,7 @@ replies = st.one_of(
             ),
             max_size=2,
         ),
+        st.none() | queues,
     ),
     *(
         st.builds(kind, ids)

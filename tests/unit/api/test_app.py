@@ -427,6 +427,9 @@ class TestFramework:
             ("POST", "/health", "GET, HEAD, OPTIONS"),
             ("TRACE", "/keys", "GET, HEAD, OPTIONS"),
             ("PUT", "/jobs", "GET, HEAD, OPTIONS, POST"),
+            ("GET", "/jobs/lease", "OPTIONS, POST"),
+            ("DELETE", "/jobs/ack", "OPTIONS, POST"),
+            ("PUT", "/jobs/leases", "DELETE, GET, HEAD, OPTIONS"),
         ],
     )
     async def test_another_method_is_405_in_json(self, front, method, path, allow):

@@ -7,9 +7,11 @@ from api.asking import AGAIN_WITHIN_S, ask_each, ask_one, refused
 from api.calls import driven
 from api.problems import Problem
 from partitions.messages import (
+    Ack,
     Command,
     Get,
     JobNotFound,
+    List,
     NothingReady,
     Reply,
     Settled,
@@ -17,27 +19,45 @@ from partitions.messages import (
     TooMany,
     Unreadable,
     Unwatch,
+    ViewQueues,
 )
 from tests.support.by_hand import HandPartition, Run, partitions_of, settle
 
 ID = b"\1" * 16
 FOUND: Reply = JobNotFound(ID)
+GET: Command = Get(ID)
+HELD: Command = Ack(ID, 1, None)
+UNHELD: Command = Ack(ID, None, None)
 
 
 class Asked:
     """``ask_one`` in a task, and what came of it."""
 
     def __init__(
-        self, nursery: trio.Nursery, partition: HandPartition, *, repeatable: bool = True
+        self, nursery: trio.Nursery, partition: HandPartition, command: Command = GET
     ) -> None:
         self.outcome: Reply | Problem | None = None
         self._partition = partition
-        self._repeatable = repeatable
+        self._command = command
         nursery.start_soon(self._ask)
 
     async def _ask(self) -> None:
-        asking = ask_one(self._partition.client, Get(ID), repeatable=self._repeatable)
-        self.outcome = await driven(asking)
+        self.outcome = await driven(ask_one(self._partition.client, self._command))
+
+
+ENDS_OF_LOST = [
+    (HELD, problems.OUTCOME_UNKNOWN),
+    # Reads have changed nothing.
+    (Get(ID), problems.PARTITION_DOWN),
+    (List(0, 1), problems.PARTITION_DOWN),
+    (ViewQueues(), problems.PARTITION_DOWN),
+]
+of_what_is_lost = pytest.mark.parametrize(("command", "end"), ENDS_OF_LOST)
+
+
+def test_what_may_be_sent_again_says_so() -> None:
+    assert dict(problems.PARTITION_DOWN.headers)["Retry-After"]
+    assert not problems.OUTCOME_UNKNOWN.headers
 
 
 @pytest.fixture
@@ -76,18 +96,21 @@ def test_lost_before_it_was_sent_nothing_has_happened(partition: HandPartition) 
 
 
 def test_lost_on_its_way_nobody_knows_of_what_cannot_be_repeated(partition: HandPartition) -> None:
-    run = Run(ask_one(partition.client, Get(ID), repeatable=False))
+    run = Run(ask_one(partition.client, UNHELD, repeatable=False))
     partition.take()
     partition.lose()
     assert run.result is problems.OUTCOME_UNKNOWN
 
 
-def test_one_that_hangs_is_not_waited_for(partition: HandPartition) -> None:
-    run = Run(ask_one(partition.client, Get(ID)))
+@of_what_is_lost
+def test_one_that_hangs_is_not_waited_for(
+    partition: HandPartition, command: Command, end: Problem
+) -> None:
+    run = Run(ask_one(partition.client, command))
     partition.take()
     partition.client._hangs = True
     partition.lose()
-    assert run.result is problems.OUTCOME_UNKNOWN
+    assert run.result is end
     assert not run.needs_task
 
 
@@ -108,44 +131,55 @@ async def test_lost_on_its_way_it_is_asked_again_once_it_is_back(
     assert asked.outcome == FOUND
 
 
+@of_what_is_lost
 @pytest.mark.parametrize("sent", [False, True])
-async def test_lost_twice_nobody_knows(
-    partition: HandPartition, nursery: trio.Nursery, sent: bool
+async def test_lost_twice_it_is_given_up(
+    partition: HandPartition, nursery: trio.Nursery, sent: bool, command: Command, end: Problem
 ) -> None:
-    asked = Asked(nursery, partition)
+    asked = Asked(nursery, partition, command)
     for again in range(2):
         await blocked()
-        assert partition.asked == [Get(ID)]
+        assert partition.asked == [command]
         if sent or not again:
             partition.take()
         partition.lose()
         partition.connect()
     await blocked()
-    assert asked.outcome is problems.OUTCOME_UNKNOWN, "of the first time"
+    assert asked.outcome is end, "of the first time"
     assert partition.asked == []
 
 
+@of_what_is_lost
 async def test_one_that_stays_away_is_not_waited_for_longer_than_clients_wait(
-    partition: HandPartition, nursery: trio.Nursery, autojump_clock: MockClock
+    partition: HandPartition,
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,
+    command: Command,
+    end: Problem,
 ) -> None:
-    asked = Asked(nursery, partition)
+    asked = Asked(nursery, partition, command)
     await blocked()
     partition.take()
     partition.lose()
     await trio.sleep(AGAIN_WITHIN_S + 0.1)
-    assert asked.outcome is problems.OUTCOME_UNKNOWN
+    assert asked.outcome is end
 
 
+@of_what_is_lost
 async def test_one_that_is_back_and_answers_nothing_is_given_up_in_the_same_time(
-    partition: HandPartition, nursery: trio.Nursery, autojump_clock: MockClock
+    partition: HandPartition,
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,
+    command: Command,
+    end: Problem,
 ) -> None:
-    asked = Asked(nursery, partition)
+    asked = Asked(nursery, partition, command)
     await blocked()
     partition.take()
     partition.lose()
     partition.connect()
     await trio.sleep(AGAIN_WITHIN_S + 0.1)
-    assert asked.outcome is problems.OUTCOME_UNKNOWN
+    assert asked.outcome is end
     assert not partition.client._calls, "nobody waits for it any more"
 
 
@@ -163,7 +197,8 @@ def test_each_is_asked_before_any_has_answered_and_replies_are_in_order() -> Non
 def test_what_fails_of_many_costs_no_other() -> None:
     partitions = partitions_of(4)
     partitions[1].lose()
-    run = Run(ask_each([(each.client, Get(ID), 0) for each in partitions], repeatable=False))
+    acks = [(each.client, UNHELD, 0) for each in partitions]
+    run = Run(ask_each(acks, repeatable=False))
     partitions[2].take()
     partitions[2].lose()
     partitions[3].lose()
@@ -182,7 +217,7 @@ async def test_many_lost_with_one_partition_are_waited_for_together(
     outcomes: list[Reply | Problem] = []
 
     async def ask() -> None:
-        outcomes.extend(await driven(ask_each([(partition.client, Get(ID), 0)] * 10)))
+        outcomes.extend(await driven(ask_each([(partition.client, HELD, 0)] * 10)))
 
     nursery.start_soon(ask)
     await blocked()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from api.grammar import Malformed
 from api.head import Head
 from api.http1 import Memo, RequestParser
-from api.problems import Problem
+from api.problems import UNSUPPORTED_MEDIA_TYPE, Problem
 from api.settings import DoorLimits
 from tests.support.requests import GOOD, HOSTILE, LIMITS, UNADDRESSABLE, Case, parse, pieces_of
 
@@ -151,6 +151,16 @@ def test_a_path_with_two_spellings_is_not_found(target: str) -> None:
 @pytest.mark.parametrize("target", ["/", "/jobs/a%20b", "/jobs/%C3%A4", "/jobs/.x", "/a?b=//..%00"])
 def test_an_ordinary_path_is_found(target: str) -> None:
     assert head_of(f"GET {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode()).refusal is None
+
+
+def test_a_body_of_another_format_is_refused_also_where_its_head_is_known() -> None:
+    raw = b"POST /jobs/%d HTTP/1.1\r\nHost: a\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\nab"
+    found = parse([raw % (id_, b"text/xml", 2) for id_ in (1, 1, 2)])
+    assert [head.refusal for head, _ in found] == [UNSUPPORTED_MEDIA_TYPE] * 3
+    found = parse([raw % (id_, b"application/json", 2) for id_ in (1, 1, 2)])
+    assert [head.refusal for head, _ in found] == [None] * 3
+    assert head_of(raw % (1, b"text/xml", 0)).refusal is None, "there is no body"
+    assert head_of((raw % (1, b"text/xml", 2)).replace(b"POST", b"GET")).refusal is None
 
 
 def test_trace_is_refused_with_its_body() -> None:

@@ -613,19 +613,72 @@ async def test_one_overloaded_and_one_down_is_no_reason_to_ask_for_ever(
     waiting.partitions[0].lose()
     monkeypatch.setattr(partition_client, "REQUESTS_PER_PARTITION_MAX", 0)
     run = Run(waiting.leasing.lease(PATIENT, there))
+    await trio.sleep(29)
+    assert not run.done
+    await trio.sleep(3)
     assert isinstance(run.error, OverloadedError)
     assert waiting.is_clean
 
 
-async def test_thousands_who_wait_are_refused_in_a_row_and_not_one_inside_the_other(
+async def test_thousands_who_wait_are_told_in_a_row_and_not_one_inside_the_other(
     waiting: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = [waiting.park() for _ in range(3_000)]
-    store_job(waiting.partitions[0], 1, 3)
+    job_id = store_job(waiting.partitions[0], 1, 3)
     monkeypatch.setattr(partition_client, "REQUESTS_PER_PARTITION_MAX", 0)
     waiting.partitions[0].tell()
-    assert {type(run.error) for run in runs} == {OverloadedError}
+    assert not any(run.done for run in runs)
+    monkeypatch.undo()
+    await trio.sleep(1)
+    waiting.settle()
+    assert [job_of(run) for run in runs if run.done] == [job_id]
+
+
+async def test_who_meets_too_much_in_flight_asks_again_within_its_wait(
+    waiting: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = store_job(waiting.partitions[1], 1, 3)
+    waiting.partitions[1].tell()
+    monkeypatch.setattr(partition_client, "REQUESTS_PER_PARTITION_MAX", 0)
+    run = Run(waiting.leasing.lease(PATIENT, there))
+    await trio.sleep(10)
+    assert not run.done
+    assert not run.needs_task, "thousands may be brought on by the one task of the deadlines"
+    monkeypatch.undo()
+    await trio.sleep(3)
+    waiting.settle()
+    assert job_of(run) == job_id
     assert waiting.is_clean
+
+
+async def test_who_meets_too_much_in_flight_to_the_end_is_refused_then(
+    waiting: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partition_client, "REQUESTS_PER_PARTITION_MAX", 0)
+    brief = Run(waiting.leasing.lease(LeaseRequest(wait_ms=500), there))
+    left = Run(waiting.leasing.lease(PATIENT, there))
+    drained = Run(waiting.leasing.lease(PATIENT, there))
+    await trio.sleep(2.5)
+    assert isinstance(brief.error, OverloadedError)
+    assert not drained.done
+    left.hang_up()
+    waiting.deadlines.close()
+    assert isinstance(drained.error, OverloadedError)
+    assert waiting.is_clean
+
+
+async def test_an_unwanted_lease_is_given_back_however_much_is_in_flight(
+    waiting: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client()
+    gone = waiting.park(gone=client)
+    store_job(waiting.partitions[0], 1, 3)
+    waiting.partitions[0].tell()
+    client.gone = True
+    monkeypatch.setattr(partition_client, "REQUESTS_PER_PARTITION_MAX", 0)
+    waiting.settle()
+    assert gone.result == NothingReady()
+    assert waiting.ready == 1
 
 
 async def test_nobody_waits_after_the_drain(waiting: Waiting) -> None:

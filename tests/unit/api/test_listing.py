@@ -9,7 +9,7 @@ from api import problems
 from api.listing import Listed, Listing
 from api.problems import Problem
 from api.schemas import ListRequest
-from partitions import views
+from partitions import state, views
 from partitions.messages import (
     Cancel,
     Enqueue,
@@ -18,8 +18,10 @@ from partitions.messages import (
     JobView,
     List,
     Pause,
+    StorageFull,
     Sweep,
     Swept,
+    ViewQueues,
 )
 from partitions.options import Options, encode_options
 from partitions.slots import first_slot, make_job_id
@@ -253,6 +255,44 @@ def test_queues_come_from_all_that_answer_and_the_silent_are_named() -> None:
         (0, {"READY": 2}),
         (2, {"READY": 2}),
     ]
+    assert silent == [1]
+
+
+def test_many_queues_are_asked_for_a_page_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "PAGE_QUEUES_MAX", 2)
+    node = Node(3)
+    for partition, names in enumerate(("edcba", "b", "")):
+        for name in names:
+            node.store(partition, name)
+    run = Run(node.listing.queues(None))
+    settle(node.partitions)
+    found, silent = run.result
+    assert silent == []
+    assert [(partition, view.queue) for partition, view in found] == [
+        *((0, name) for name in "abcde"),
+        (1, "b"),
+    ]
+    asked = [[command.after for command in each.commands if isinstance(command, ViewQueues)]
+             for each in node.partitions]  # fmt: skip
+    assert asked == [["", "b", "d"], [""], [""]]
+
+
+def test_of_a_partition_that_fails_in_the_middle_no_queue_is_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(state, "PAGE_QUEUES_MAX", 2)
+    node = Node(2)
+    for name in "abc":
+        node.store(0, name)
+        node.store(1, name)
+    fails = node.partitions[1]
+    fails.answer = lambda command: (
+        StorageFull() if command == ViewQueues(None, "b") else fails.carry_out(command)
+    )
+    run = Run(node.listing.queues(None))
+    settle(node.partitions)
+    found, silent = run.result
+    assert [(partition, view.queue) for partition, view in found] == [(0, n) for n in "abc"]
     assert silent == [1]
 
 

@@ -375,19 +375,22 @@ async def test_a_lease_whose_partition_was_lost_is_503_and_not_given_again(
         assert len(sent(fleet, Lease)) == 1
 
 
-async def test_lost_twice_is_outcome_unknown(tmp_path: Path) -> None:
+async def test_lost_twice_is_outcome_unknown_but_of_a_read(tmp_path: Path) -> None:
     async with fleet_of(tmp_path, 1) as (fleet, _):
         operations = operations_of(fleet)
         job_id = await submitted(operations)
         await leased(operations)
         partition = fleet.partitions[0]
-        for operation in (
-            lambda: driven(operations.submit(CALLER, JOB)),
-            lambda: driven(operations.ack(CALLER, job_id, Ack(1, b"r"))),
-            lambda: driven(operations.get(CALLER, job_id)),
+        for operation, end in (
+            (lambda: driven(operations.submit(CALLER, JOB)), problems.OUTCOME_UNKNOWN),
+            (
+                lambda: driven(operations.ack(CALLER, job_id, Ack(1, b"r"))),
+                problems.OUTCOME_UNKNOWN,
+            ),
+            (lambda: driven(operations.get(CALLER, job_id)), problems.PARTITION_DOWN),
         ):
             partition.faults = [Fault.LOST_BEFORE, Fault.LOST_BEFORE]
-            assert await operation() == problems.OUTCOME_UNKNOWN
+            assert await operation() == end
             with trio.fail_after(5):
                 await fleet.clients[0].wait_serving()
 
@@ -420,13 +423,16 @@ async def test_a_partition_that_hangs_is_not_waited_for_again(
     async with fleet_of(tmp_path, 1) as (fleet, _):
         operations = operations_of(fleet)
         job_id = await submitted(operations)
-        for operation in (
-            lambda: driven(operations.submit(CALLER, JOB)),
-            lambda: driven(operations.ack(CALLER, job_id, Ack(1, b"r"))),
-            lambda: driven(operations.get(CALLER, job_id)),
+        for operation, end in (
+            (lambda: driven(operations.submit(CALLER, JOB)), problems.OUTCOME_UNKNOWN),
+            (
+                lambda: driven(operations.ack(CALLER, job_id, Ack(1, b"r"))),
+                problems.OUTCOME_UNKNOWN,
+            ),
+            (lambda: driven(operations.get(CALLER, job_id)), problems.PARTITION_DOWN),
         ):
             with fleet.partitions[0].deaf(), trio.fail_after(60):
-                assert await operation() == problems.OUTCOME_UNKNOWN
+                assert await operation() == end
             await fleet.clients[0].wait_serving()
 
 

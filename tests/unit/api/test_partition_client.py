@@ -518,16 +518,28 @@ async def test_pushes_are_passed_on_and_so_is_that_it_went_and_came_back(
     assert told[:4] == [[HEAD], [job_id(1)], False, True]
 
 
-async def test_what_is_posted_arrives_and_what_cannot_be_sent_is_dropped(
+async def test_what_is_posted_arrives_also_beyond_the_bound_but_for_very_many(
     running: FakePartition, client: PartitionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client.post(Unwatch(job_id(1)))
-    await until(lambda: running.commands == [Unwatch(job_id(1))])
     monkeypatch.setattr(partition_client, "REQUESTS_PER_PARTITION_MAX", 0)
-    client.post(Unwatch(job_id(2)))
+    monkeypatch.setattr(partition_client, "_POSTS_MAX", 2)
+    with pytest.raises(OverloadedError):
+        await client.call(Lease(1000))
+    posted = [Unwatch(job_id(number)) for number in range(3)]
+    for command in posted:
+        client.post(command)
+    await until(lambda: running.commands == posted[:2])
     monkeypatch.undo()
     assert await client.call(Lease(1000)) == NothingReady()
-    assert running.commands == [Unwatch(job_id(1)), Lease(1000)]
+    assert running.commands == [*posted[:2], Lease(1000)]
+
+
+def test_what_is_posted_while_the_partition_is_down_is_dropped() -> None:
+    partition = HandPartition()
+    partition.lose()
+    partition.client.post(Unwatch(job_id(1)))
+    partition.connect()
+    assert not partition.serve()
 
 
 async def test_a_reply_to_somebody_who_is_gone_goes_to_whoever_takes_it_for_him(

@@ -249,6 +249,23 @@ def test_an_unknown_field_is_named() -> None:
         assert "state" in problem.error
 
 
+def test_the_words_about_a_surrogate_do_not_take_a_backslash_for_one() -> None:
+    assert words(submit(rb'{"payload":"\\ud800')) == "invalid JSON: Input data was truncated"
+    assert words(submit(rb'{"payload":"\ud83d\ude00\\\udfff"}')).startswith(
+        r"invalid JSON: \udfff is half of a surrogate pair"
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "span"),
+    [("delay", "0 to 87600h"), ("ttl", "more than 0, at most 87600h"),
+     ("lease_duration", "more than 0, at most 168h")],
+)  # fmt: skip
+def test_the_words_about_a_duration_have_the_fields_own_limit(field: str, span: str) -> None:
+    refused = words(submit(b'{"payload":"x","%b":"soon"}' % field.encode()))
+    assert refused == f"{field} must be a duration like 1m30s or a number of seconds, {span}"
+
+
 def test_negative_max_retries_has_the_contracts_words() -> None:
     assert submit(b'{"payload":"x","max_retries":-1}') == problems.MAX_RETRIES_NEGATIVE
 

@@ -242,6 +242,7 @@ def test_partitions_that_did_not_answer_are_named():
         (problems.at("jobs", 3, problems.IDEMPOTENCY_CONFLICT), 422, "jobs[3]: ", None),
         (problems.CANCELLED, 409, "cancelled", None),
         (problems.wrong_state(JOB_TEXT, "ACKED"), 409, "ACKED", None),
+        (problems.not_finished(JOB_TEXT, "READY"), 409, "READY: cancel it first", None),
         (problems.TOO_MANY_JOBS, 429, "jobs", "5"),
         (problems.TOO_MANY_QUEUES, 429, "queues", "5"),
         (problems.TOO_MANY_WAITING, 503, "wait", "1"),

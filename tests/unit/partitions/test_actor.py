@@ -850,6 +850,15 @@ async def test_without_even_the_reserve_only_reads_are_answered(autojump_clock, 
         assert [ack, lease, submit] == [StorageFull()] * 3
         assert isinstance(view, JobView)
         assert view.state == "RUNNING"
+        page, queues, one, unwatched = await front.ask(
+            List(0, 100), ViewQueues(), ViewQueues("default"), Unwatch(job_id(1))
+        )
+        assert isinstance(page, Page)
+        assert [each.state for each in page.jobs] == ["RUNNING"]
+        assert isinstance(queues, QueueViews)
+        assert queues == one
+        assert queues.queues[0].counts == {"RUNNING": 1}
+        assert unwatched == Settled(job_id(1))
         assert "sync" not in [each.kind for each in partition.disk.operations[before:]]
         partition.disk.space_bytes = None
         assert await front.ask(Ack(job_id(1), 1, b"r")) == [Settled(job_id(1))]

@@ -1,5 +1,7 @@
 """The jobs inside: whose turn it is in a group, where a job is found, snapshots, moved texts."""
 
+from typing import get_args
+
 import msgspec
 import pytest
 
@@ -10,12 +12,14 @@ from partitions.events import (
     JobAcked,
     JobCancelled,
     JobEnqueued,
+    JobExpired,
     JobFailed,
     JobForgotten,
     JobLeased,
     JobReleased,
     JobRetried,
     LeaseExpired,
+    LeaseExtended,
     OutcomeMoved,
     PayloadMoved,
     QueuePaused,
@@ -329,3 +333,75 @@ def test_kinds_keep_their_numbers_while_a_snapshot_is_taken(world):
     world.jobs.abandon_snapshot()
     world.jobs.drop_idle_kinds()
     assert len(list(world.jobs.kinds)) == 1
+
+
+# What cannot have happened ------------------------------------------------------------------
+
+
+def in_state(world: World, state: State) -> None:
+    """Job 1, of no group."""
+    world.submit(1, run_at_ms=NOW + 5 if state is State.SCHEDULED else 0)
+    if state in (State.RUNNING, State.RETRY, State.ACKED, State.DEAD):
+        world.lease(1)
+    match state:
+        case State.RETRY:
+            world(JobFailed(job_id(1), NOW, 0, NOW + 5))
+        case State.ACKED:
+            world(JobAcked(job_id(1), NOW, 0))
+        case State.DEAD:
+            world(JobFailed(job_id(1), NOW, 0, 0))
+        case State.CANCELLED:
+            world(JobCancelled(job_id(1), NOW))
+    assert world.jobs.by_id[job_id(1)].state is state
+
+
+def happens_to(job: bytes) -> list[tuple[Event, set[State]]]:
+    """Each event of a job, and the states in which it can happen."""
+    finished = {State.ACKED, State.DEAD, State.CANCELLED}
+    return [
+        (JobEnqueued(job, 0, 3, NOW, "owner", b""), set()),
+        (JobLeased(job, 9, NOW + 9), {State.READY}),
+        (LeaseExtended(job, NOW + 9, b""), {State.RUNNING}),
+        (JobReleased(job, 0), {State.RUNNING}),
+        (JobAcked(job, NOW, 0), {State.RUNNING}),
+        (JobFailed(job, NOW, 0, NOW + 9), {State.RUNNING}),
+        (LeaseExpired(job, NOW, dead=False), {State.RUNNING}),
+        (BackoffOver(job), {State.SCHEDULED, State.RETRY}),
+        (JobExpired(job, NOW), set()),  # it has no ttl
+        (JobCancelled(job, NOW), set(State) - finished),
+        (JobRetried(job), {State.DEAD, State.CANCELLED}),
+        (JobForgotten(job), set(State) - {State.RUNNING}),
+        (PayloadMoved(job, make_position(2, 64, 8)), set(State) - {State.ACKED}),
+        (OutcomeMoved(job, make_position(2, 64, 8)), set()),  # it has no text
+    ]
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.GONE])
+@pytest.mark.parametrize(("event", "possible"), happens_to(job_id(1)))
+def test_an_event_that_cannot_have_happened_is_refused(world, state, event, possible):
+    in_state(world, state)
+    if state in possible:
+        world(event)
+        return
+    with pytest.raises(AssertionError, match=type(event).__name__):
+        world(event)
+
+
+def test_every_event_of_a_job_is_refused_somewhere():
+    of_jobs = {each for each in get_args(Event) if each not in (TokensRaised, QueuePaused)}
+    assert {type(event) for event, _ in happens_to(job_id(1))} == of_jobs
+
+
+def test_a_job_whose_group_has_anothers_turn_cannot_have_been_leased(world):
+    for index in (1, 2):
+        world.submit(index, "g")
+    with pytest.raises(LookupError):
+        world(JobLeased(job_id(2), 1, NOW))
+
+
+def test_a_token_cannot_have_been_given_twice(world):
+    world.submit(1)
+    world.submit(2)
+    world.lease(1)
+    with pytest.raises(AssertionError, match="token"):
+        world(JobLeased(job_id(2), 1, NOW))

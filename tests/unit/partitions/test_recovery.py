@@ -7,12 +7,18 @@ import pytest
 
 from partitions.errors import CorruptLogError
 from partitions.events import (
+    BackoffOver,
     JobAcked,
+    JobEnqueued,
+    JobExpired,
+    JobFailed,
     JobForgotten,
     JobLeased,
     JobReleased,
     JobRetried,
+    LeaseExpired,
     LeaseExtended,
+    OutcomeMoved,
 )
 from partitions.log import Identity, Sizes, segment_name
 from partitions.messages import Ack, Get, JobView, Lease, Leased
@@ -373,6 +379,13 @@ def test_default_sizes_are_those_of_the_limits():
         LeaseExtended(job_id(1), START_MS, b"1"),
         JobReleased(job_id(1), 0),
         JobRetried(job_id(1)),
+        JobAcked(job_id(1), START_MS, 0),
+        JobFailed(job_id(1), START_MS, 0, 0),
+        LeaseExpired(job_id(1), START_MS, dead=False),
+        BackoffOver(job_id(1)),
+        JobExpired(job_id(1), START_MS),
+        JobEnqueued(job_id(1), 0, 3, START_MS, "", b""),
+        OutcomeMoved(job_id(1), 1 << 40),
     ],
 )
 def test_a_record_that_cannot_have_happened_is_refused_and_named(event):

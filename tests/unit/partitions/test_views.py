@@ -2,9 +2,22 @@
 
 import pytest
 
+from partitions import state as state_module
 from partitions import views as module
 from partitions.answers import JobFound, JobsFound
-from partitions.messages import Ack, Cancel, Enqueue, Fail, Filter, Lease, List, Pause, ViewQueues
+from partitions.messages import (
+    Ack,
+    Cancel,
+    Enqueue,
+    Fail,
+    Filter,
+    Forget,
+    Lease,
+    List,
+    Pause,
+    QueueViews,
+    ViewQueues,
+)
 from partitions.options import Options, encode_options
 from partitions.positions import make_position
 from partitions.state import PartitionState
@@ -158,3 +171,24 @@ def test_all_queues_are_those_with_jobs_and_those_that_are_paused(world):
     world(Pause("b", False))
     assert [each.queue for each in world(ViewQueues()).queues] == ["a"]
     assert world(ViewQueues("nowhere")).queues == []
+
+
+def test_queues_come_in_pages_by_name_whatever_comes_and_goes_meanwhile(world, monkeypatch):
+    monkeypatch.setattr(state_module, "PAGE_QUEUES_MAX", 3)
+    for index, name in enumerate("gfedcba"):
+        world(tagged(index, name))
+    first = world(ViewQueues())
+    assert [each.queue for each in first.queues] == ["a", "b", "c"]
+    assert first.next_after == "c"
+    world(tagged(20, "aa"))
+    world(tagged(21, "cc"))
+    world(Cancel(job_id(3)))
+    world(Forget(job_id(3)))  # the only one of d
+    second = world(ViewQueues(None, "c"))
+    # What became of d: not yet let go, and not shown.
+    assert [each.queue for each in second.queues] == ["cc", "e"]
+    assert second.next_after == "e"
+    third = world(ViewQueues(None, "e"))
+    assert ([each.queue for each in third.queues], third.next_after) == (["f", "g"], None)
+    assert world(ViewQueues(None, "g")) == QueueViews([])
+    assert [each.queue for each in world(ViewQueues("b", "x")).queues] == ["b"]
