@@ -19,7 +19,7 @@ from queue_node_sdk.atransport import AsyncTransport
 from queue_node_sdk.batching import Batching, Item
 from queue_node_sdk.delivery import Delivery
 from queue_node_sdk.errors import Overloaded, QueueNodeError, Unreachable
-from queue_node_sdk.models import Job, JobState, QueueInfo
+from queue_node_sdk.models import Job, JobState, QueueInfo, QueueList
 from queue_node_sdk.options import JobOptions, Submit, submit_body
 from queue_node_sdk.protocol import Reply
 from queue_node_sdk.settings import url_and_key_from_env
@@ -277,8 +277,8 @@ class AsyncClient:
 
     # Queues
 
-    async def queues(self) -> list[QueueInfo]:
-        """All queues, by name."""
+    async def queues(self) -> QueueList:
+        """All queues, by name; its ``unavailable`` are the partitions that did not answer."""
         return answers.queues_of(await self._exchange(calls.QUEUES_CALL))
 
     async def queue(self, name: str) -> QueueInfo:

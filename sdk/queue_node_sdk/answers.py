@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from queue_node_sdk.errors import UnexpectedAnswer
-from queue_node_sdk.models import Job, JobPage, LeasedJob, QueueInfo
+from queue_node_sdk.models import Job, JobPage, LeasedJob, QueueInfo, QueueList
 from queue_node_sdk.protocol import Reply, shown
 
 
@@ -64,6 +64,7 @@ class _ExtendResults(msgspec.Struct, frozen=True):
 
 class _Queues(msgspec.Struct, frozen=True):
     queues: list[QueueInfo]
+    unavailable: list[int] = []
 
 
 class _Count(msgspec.Struct, frozen=True):
@@ -125,9 +126,10 @@ def queue_of(reply: Reply) -> QueueInfo:
     return _parsed(_queue, reply)
 
 
-def queues_of(reply: Reply) -> list[QueueInfo]:
-    """All queues, by name."""
-    return _parsed(_queues, reply).queues
+def queues_of(reply: Reply) -> QueueList:
+    """All queues, by name, and which partitions had no part in it."""
+    found = _parsed(_queues, reply)
+    return QueueList(found.queues, found.unavailable)
 
 
 def count_of(reply: Reply) -> int:

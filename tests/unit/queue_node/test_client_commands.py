@@ -9,7 +9,6 @@ from rich.console import Console
 from queue_node import client_arguments
 from queue_node.client_exit import ClientExit, exit_of
 from queue_node.client_output import WIDE, age, plain, rate, short, when
-from queue_node.client_overview import Overview
 from queue_node.client_queues_view import by_partition, sorted_by
 from queue_node.client_submit import batches
 from queue_node.client_top_view import Look, as_json, view
@@ -22,6 +21,7 @@ from queue_node_sdk import (
     OutcomeUnknown,
     Overloaded,
     QueueInfo,
+    QueueList,
     QueueNodeError,
     Rate,
     Rates,
@@ -153,7 +153,7 @@ def test_queues_are_sorted_by_what_is_asked_for():
 
 def test_a_look_shows_queues_partitions_and_who_is_missing():
     queues = [queue("mail", 3, paused=True, partitions={"0": 1, "10": 2}), queue("b", 1)]
-    look = Look(Overview(queues, [2]), 0.0)
+    look = Look(QueueList(queues, [2]), 0.0)
     text = drawn(look)
     assert "2 queues  4 unfinished" in text
     assert "mail paused" in text
@@ -165,11 +165,11 @@ def test_a_look_shows_queues_partitions_and_who_is_missing():
 
 
 def test_a_node_that_went_away_is_told_with_the_last_look():
-    look = Look(Overview([queue("mail", 3)]), 0.0, "cannot reach the node")
+    look = Look(QueueList([queue("mail", 3)]), 0.0, "cannot reach the node")
     assert "no answer for 1m 5s: cannot reach the node" in drawn(look, 65.0)
     assert "mail" in drawn(look)
     assert as_json(look, "name")["error"] == "cannot reach the node"
 
 
 def test_a_node_without_queues_is_no_empty_table():
-    assert "no queues" in drawn(Look(Overview([]), 0.0))
+    assert "no queues" in drawn(Look(QueueList([]), 0.0))
