@@ -87,12 +87,13 @@ class _ReleaseBody(msgspec.Struct, frozen=True, omit_defaults=True):
 # Jobs, for who submits them -----------------------------------------------------------
 
 
-def submit_call(body: bytes) -> Call:
+def submit_call(body: bytes, *, knows_keys: bool = True) -> Call:
     """Store one job: the ``submit_body`` of it.
 
-    Repeatable, because the body has an idempotency key: sent again, it is the same job.
+    Repeatable, because the body has an idempotency key: sent again, it is the same job, if the
+    node knows such keys.
     """
-    return Call("submit", "POST", "/jobs", body, repeatable=True, stores=True)
+    return Call("submit", "POST", "/jobs", body, repeatable=knows_keys, stores=True)
 
 
 def batch_call(bodies: Iterable[bytes]) -> Call:

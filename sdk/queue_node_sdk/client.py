@@ -16,7 +16,7 @@ import httpx2
 
 from queue_node_sdk import answers, calls
 from queue_node_sdk.batching import Batching, Item
-from queue_node_sdk.delivery import Delivery
+from queue_node_sdk.delivery import Abilities, Delivery
 from queue_node_sdk.errors import Overloaded, QueueNodeError, Unreachable
 from queue_node_sdk.models import Job, JobState, QueueInfo, QueueList
 from queue_node_sdk.options import JobOptions, Submit, submit_body
@@ -68,7 +68,8 @@ class Client:
         )
         self._lock = threading.Lock()
         """Of ``_batching``."""
-        self._batching: Batching[threading.Event] = Batching()
+        self._node = Abilities()
+        self._batching: Batching[threading.Event] = Batching(self._node)
 
     @classmethod
     def from_env(cls) -> Self:
@@ -137,7 +138,7 @@ class Client:
         bodies = [_body_of(job, options) for job in jobs]
         if not bodies:
             return []
-        delivery = Delivery(bodies, apart=False)
+        delivery = Delivery(bodies, apart=False, node=self._node)
         self._transport.deliver(delivery, time.monotonic() + self._retry_for)
         return [_id_or_raise(outcome) for outcome in delivery.outcomes]
 
