@@ -54,6 +54,10 @@ class _Leases(msgspec.Struct, frozen=True):
     jobs: list[LeasedJob]
 
 
+class _Extended(msgspec.Struct, frozen=True):
+    lease_until: datetime
+
+
 class _Results(msgspec.Struct, frozen=True):
     results: list[ItemResult]
 
@@ -80,6 +84,7 @@ _job: Final = msgspec.json.Decoder(Job)
 _page: Final = msgspec.json.Decoder(JobPage)
 _lease: Final = msgspec.json.Decoder(LeasedJob)
 _leases: Final = msgspec.json.Decoder(_Leases)
+_extended: Final = msgspec.json.Decoder(_Extended)
 _results: Final = msgspec.json.Decoder(_Results)
 _extend_results: Final = msgspec.json.Decoder(_ExtendResults)
 _queue: Final = msgspec.json.Decoder(QueueInfo)
@@ -160,6 +165,11 @@ def leases_of(reply: Reply) -> list[LeasedJob]:
 def results_of(reply: Reply) -> list[ItemResult]:
     """What became of each ack, in order."""
     return _parsed(_results, reply).results
+
+
+def extended_until(reply: Reply) -> datetime:
+    """The new end of the lease."""
+    return _parsed(_extended, reply).lease_until
 
 
 def extended_of(reply: Reply) -> list[ExtendResult]:
