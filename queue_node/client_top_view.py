@@ -6,10 +6,9 @@ from typing import Any, Final
 
 import msgspec
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from queue_node.client_output import age, plain, rate, table_of
+from queue_node.client_output import Fitted, age, plain, rate
 from queue_node.client_queues_view import (
     HEADINGS,
     by_partition,
@@ -53,7 +52,7 @@ def view(look: Look, sort: str, url: str, age_seconds: float) -> Iterator[Render
     yield Text()
     if queues:
         rows = (queue_cells(queue) for queue in sorted_by(queues, sort))
-        yield table_of(HEADINGS, rows)
+        yield Fitted(HEADINGS, rows)
     else:
         yield Text("no queues: none has jobs", "dim")
     yield Text()
@@ -73,7 +72,7 @@ def _summary(queues: Sequence[QueueInfo], url: str) -> Text:
     return Text.assemble((url, "bold"), "  ", "  ".join(parts))
 
 
-def _partitions(jobs: dict[int, int], missing: Sequence[int]) -> Table:
+def _partitions(jobs: dict[int, int], missing: Sequence[int]) -> Fitted:
     """Unfinished jobs by partition: as bars, for how even they are is seen at a glance."""
     most = max(jobs.values(), default=0)
     rows: list[tuple[str, str | Text, Text]] = []
@@ -83,4 +82,4 @@ def _partitions(jobs: dict[int, int], missing: Sequence[int]) -> Table:
         else:
             length = round(_BAR_CHARACTERS * jobs[number] / most) if most else 0
             rows.append((str(number), f"{jobs[number]:,}", Text("▇" * length, "cyan")))
-    return table_of(("PARTITION", "UNFINISHED", ""), rows)
+    return Fitted(("PARTITION", "UNFINISHED", ""), rows)
