@@ -110,13 +110,15 @@ class Batching(Generic[_Bell]):
             if item in self._waiting:
                 self._waiting.remove(item)
             return []
+        # What is answered already is not sent again, for not every node knows the keys.
+        answered = self._answered(item)
         followers = [other for other in item.batch if not other.gone and other.outcome is None]
         for other in followers:
             other.sent = True
         item.batch = item.delivery = None
         # They have waited longest.
         self._waiting.extendleft(reversed(followers))
-        return self._leave_the_lead(item)
+        return [*self._leave_the_lead(item), *answered]
 
     def _answered(self, leader: Item[_Bell]) -> list[Item[_Bell]]:
         """The followers that have an outcome now and had none before."""
