@@ -3,7 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
-TYPED := queue_node partitions api bench sdk tests
+TYPED := queue_node partitions api bench sdk docs tests
 
 # The first Python on the path that is new enough; `make PYTHON=...` says otherwise.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	&& { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint demo bench fmt lock clean
+.PHONY: help setup run test lint demo bench docs fmt lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -44,6 +44,9 @@ demo: $(STAMP) ## the main job on real input: hash every file of Python's standa
 
 bench: $(STAMP) ## durable submits per second on this machine
 	$(BIN)/queue-node bench submit
+
+docs: $(STAMP) ## docs/sdk-reference.md, from the docstrings of the SDK
+	$(BIN)/python docs/make_reference.py
 
 fmt: $(STAMP) ## format, and mend what ruff can mend
 	$(BIN)/ruff format .

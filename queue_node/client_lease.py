@@ -8,8 +8,6 @@ from queue_node.client_arguments import at_least_one, duration
 from queue_node.client_exit import ClientExit
 from queue_node.client_jobs_view import LEASE_HEADINGS, lease_cells
 from queue_node.client_session import Session, complain
-from queue_node_sdk.answers import leases_of
-from queue_node_sdk.calls import lease_call
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,14 +33,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _lease(session: Session) -> int:
     arguments = session.arguments
-    call = lease_call(
-        arguments.queue or None,
-        max_jobs=arguments.max,
-        wait_seconds=arguments.wait,
-        lease_seconds=arguments.lease_duration,
+    jobs = session.client.lease_many(
+        arguments.max,
+        queues=arguments.queue or None,
+        wait=arguments.wait,
+        lease_duration=arguments.lease_duration,
         worker=arguments.worker,
     )
-    jobs = leases_of(session.exchange(call))
     if not jobs:
         complain("no jobs available")
         return ClientExit.NOT_FOUND

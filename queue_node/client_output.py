@@ -1,4 +1,4 @@
-"""How the client commands show what the node told: tables for people, JSON lines for programs.
+"""How client commands, and ``keys``, show what there is: tables for people, else JSON lines.
 
 Tables go to a terminal; where standard output is anything else, and with ``--json``, each row
 is a JSON object in a line of its own, with the field names of the HTTP contract. An answer of
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 import msgspec
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -94,7 +94,7 @@ class Output:
 
     def table(self, headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
         """A table without a frame."""
-        self._console.print(table_of(headings, rows))
+        self._console.print(Fitted(headings, rows))
 
     def record(self, row: object, fields: Iterable[tuple[str, Cell]]) -> None:
         """One thing, field by field; fields that say nothing are left out."""
@@ -110,23 +110,68 @@ class Output:
         self._console.print(table)
 
 
-def table_of(headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
-    """A table without a frame."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        # An id is of no use when it is cut, so a narrow terminal folds it.
-        table.add_column(
-            heading,
-            justify="right" if heading in _RIGHT else "left",
-            no_wrap=heading not in _WHOLE,
-            overflow="fold" if heading in _WHOLE else "ellipsis",
-        )
-    for row in rows:
-        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
-    return table
+class Fitted:
+    """A table without a frame, as wide as there is room.
+
+    Free text is cut first, then columns go that matter least; an id is of no use when it is
+    cut, so if all else fails it is folded.
+    """
+
+    def __init__(self, headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
+        self._headings = headings
+        self._rows = [
+            [Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows
+        ]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The table, for rich."""
+        shown = list(range(len(self._headings)))
+        for heading in _FIRST_TO_GO:
+            if self._width(shown, _TEXT_MIN) <= options.max_width:
+                break
+            shown = [index for index in shown if self._headings[index] != heading]
+        yield self._table(shown, cut=self._width(shown) > options.max_width)
+
+    def _table(self, shown: Sequence[int], *, cut: bool) -> Table:
+        texts = [index for index in shown if self._headings[index] in _TEXTS]
+        # With ratios, texts share what the others leave.
+        cut = cut and bool(texts)
+        table = Table(box=None, pad_edge=False, header_style="bold", expand=cut)
+        for index in shown:
+            heading = self._headings[index]
+            table.add_column(
+                heading,
+                justify="right" if heading in _RIGHT else "left",
+                no_wrap=heading not in _WHOLE,
+                overflow="fold" if heading in _WHOLE else "ellipsis",
+                ratio=1 if cut and index in texts else None,
+            )
+        for row in self._rows:
+            table.add_row(*(row[index] for index in shown))
+        return table
+
+    def _width(self, shown: Iterable[int], text_max: int = WIDE) -> int:
+        """Of these columns, with texts of at most ``text_max`` characters."""
+        width = -_BETWEEN
+        for index in shown:
+            cells = (row[index].cell_len for row in self._rows)
+            whole = max((len(self._headings[index]), *cells))
+            width += _BETWEEN + (min(whole, text_max) if self._is_text(index) else whole)
+        return width
+
+    def _is_text(self, index: int) -> bool:
+        return self._headings[index] in _TEXTS
 
 
-_WHOLE: Final = frozenset(("JOB", "LEASE TOKEN", "QUEUE"))
+_BETWEEN: Final = 2
+"""Blanks between two columns: one beside each."""
+_TEXTS: Final = frozenset(("PAYLOAD", "ERROR", "TAGS", "NAME", "OWNER"))
+_TEXT_MIN: Final = 12
+_FIRST_TO_GO: Final = (
+    "LEASED/S", "CANCELLED", "SCHEDULED", "FAILED/S", "RETRY", "LAST USED", "CREATED", "IN/S",
+    "DONE/S", "ACKED", "LEASE UNTIL", "OLDEST", "TAGS", "ATTEMPT", "ATTEMPTS",
+)  # fmt: skip
+_WHOLE: Final = frozenset(("JOB", "LEASE TOKEN", "QUEUE", "KEY"))
 _RIGHT: Final = frozenset(
     (*STYLES, "OLDEST", "IN/S", "LEASED/S", "DONE/S", "FAILED/S", "UNFINISHED", "ATTEMPTS")
 )

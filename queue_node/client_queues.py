@@ -1,16 +1,12 @@
 """``queue-node queues``: how many jobs are where, how old the oldest is, how fast it goes."""
 
 import argparse
-from typing import TYPE_CHECKING
 
 from queue_node import client_session
 from queue_node.client_exit import ClientExit
-from queue_node.client_overview import look
 from queue_node.client_queues_view import HEADINGS, queue_cells
 from queue_node.client_session import Session, complain, for_each
-
-if TYPE_CHECKING:
-    from queue_node_sdk import QueueInfo
+from queue_node_sdk import QueueList
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,15 +22,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _queues(session: Session) -> int:
     code: int = ClientExit.DONE
-    queues: list[QueueInfo] = []
+    queues = QueueList()
     if session.arguments.queue:
         code = for_each(
             session.arguments.queue, lambda name: queues.append(session.client.queue(name))
         )
         missing = sorted({number for queue in queues for number in queue.unavailable})
     else:
-        overview = look(session)
-        queues, missing = overview.queues, overview.unavailable
+        queues = session.client.queues()
+        missing = queues.unavailable
     if queues or not code:
         session.output.rows(queues, HEADINGS, queue_cells)
     if missing:

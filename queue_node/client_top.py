@@ -7,7 +7,7 @@ import argparse
 import select
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -17,11 +17,10 @@ from rich.live import Live
 from queue_node import client_session
 from queue_node.client_arguments import duration
 from queue_node.client_exit import ClientExit, ClientUsageError
-from queue_node.client_overview import look
 from queue_node.client_queues_view import BY_BACKLOG, SORTS
 from queue_node.client_session import Session
 from queue_node.client_top_view import Look, as_json, view
-from queue_node_sdk import Overloaded, ServerError, Unreachable
+from queue_node_sdk import Overloaded, QueueList, ServerError, Unreachable
 
 _INTERVAL_SECONDS: Final = 2.0
 _INTERVAL_SECONDS_MIN: Final = 0.1
@@ -81,13 +80,20 @@ class Looks:
             QueueNodeError: the first look failed, or the node refuses: the key is wrong, say.
         """
         try:
-            overview = look(self._session).only(self._session.arguments.queue)
+            queues = _only(self._session.client.queues(), self._session.arguments.queue)
         except (Unreachable, Overloaded, ServerError) as error:
             if self._last is None:
                 raise
-            return Look(self._last.overview, self._last.at_seconds, str(error))
-        self._last = Look(overview, self._monotonic())
+            return Look(self._last.queues, self._last.at_seconds, str(error))
+        self._last = Look(queues, self._monotonic())
         return self._last
+
+
+def _only(queues: QueueList, names: Sequence[str]) -> QueueList:
+    """Those with these names; all of them when there are no names."""
+    if not names:
+        return queues
+    return QueueList((one for one in queues if one.queue in names), queues.unavailable)
 
 
 def _print(session: Session, seen: Look) -> None:

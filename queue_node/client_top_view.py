@@ -6,11 +6,9 @@ from typing import Any, Final
 
 import msgspec
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from queue_node.client_output import age, plain, rate, table_of
-from queue_node.client_overview import Overview
+from queue_node.client_output import Fitted, age, plain, rate
 from queue_node.client_queues_view import (
     HEADINGS,
     by_partition,
@@ -18,7 +16,7 @@ from queue_node.client_queues_view import (
     sorted_by,
     unfinished,
 )
-from queue_node_sdk import QueueInfo
+from queue_node_sdk import QueueInfo, QueueList
 
 _BAR_CHARACTERS: Final = 30
 
@@ -27,7 +25,7 @@ _BAR_CHARACTERS: Final = 30
 class Look:
     """The queues as they were at one moment; ``trouble`` is why there is no newer one."""
 
-    overview: Overview
+    queues: QueueList
     at_seconds: float
     """By the monotonic clock."""
     trouble: str = ""
@@ -35,18 +33,17 @@ class Look:
 
 def as_json(look: Look, sort: str) -> dict[str, Any]:
     """The look as one object: ``queues``, ``partitions``, ``unavailable``, and ``error`` if any."""
-    queues = look.overview.queues
     found: dict[str, Any] = {
-        "queues": [msgspec.to_builtins(queue) for queue in sorted_by(queues, sort)],
-        "partitions": {str(number): jobs for number, jobs in by_partition(queues).items()},
-        "unavailable": look.overview.unavailable,
+        "queues": [msgspec.to_builtins(queue) for queue in sorted_by(look.queues, sort)],
+        "partitions": {str(number): jobs for number, jobs in by_partition(look.queues).items()},
+        "unavailable": look.queues.unavailable,
     }
     return found | ({"error": look.trouble} if look.trouble else {})
 
 
 def view(look: Look, sort: str, url: str, age_seconds: float) -> Iterator[RenderableType]:
     """The lines of the screen, from the top."""
-    queues, missing = look.overview.queues, look.overview.unavailable
+    queues, missing = look.queues, look.queues.unavailable
     yield _summary(queues, url)
     if look.trouble:
         yield Text(f"no answer for {age(age_seconds)}: {plain(look.trouble)}", "bold red")
@@ -55,7 +52,7 @@ def view(look: Look, sort: str, url: str, age_seconds: float) -> Iterator[Render
     yield Text()
     if queues:
         rows = (queue_cells(queue) for queue in sorted_by(queues, sort))
-        yield table_of(HEADINGS, rows)
+        yield Fitted(HEADINGS, rows)
     else:
         yield Text("no queues: none has jobs", "dim")
     yield Text()
@@ -75,7 +72,7 @@ def _summary(queues: Sequence[QueueInfo], url: str) -> Text:
     return Text.assemble((url, "bold"), "  ", "  ".join(parts))
 
 
-def _partitions(jobs: dict[int, int], missing: Sequence[int]) -> Table:
+def _partitions(jobs: dict[int, int], missing: Sequence[int]) -> Fitted:
     """Unfinished jobs by partition: as bars, for how even they are is seen at a glance."""
     most = max(jobs.values(), default=0)
     rows: list[tuple[str, str | Text, Text]] = []
@@ -85,4 +82,4 @@ def _partitions(jobs: dict[int, int], missing: Sequence[int]) -> Table:
         else:
             length = round(_BAR_CHARACTERS * jobs[number] / most) if most else 0
             rows.append((str(number), f"{jobs[number]:,}", Text("▇" * length, "cyan")))
-    return table_of(("PARTITION", "UNFINISHED", ""), rows)
+    return Fitted(("PARTITION", "UNFINISHED", ""), rows)

@@ -2,7 +2,7 @@
 
 The script is made from the parsers, holds all words itself and starts nothing, so completing
 takes no time. It knows commands, their own commands, options, and the values that an option
-chooses from; behind an option that takes a file, the shell completes files.
+chooses from; where a file may stand, and nowhere else, the shell completes files.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from typing import Final
 
 SHELLS: Final = ("bash", "zsh", "fish")
 
-_FILES: Final = frozenset(("FILE", "PATH", "DIRECTORY", "DIR"))
+_FILES: Final = frozenset(("FILE", "PATH", "DIRECTORY", "DIR", "WAL_DIR", "DEST", "BACKUP"))
 """Metavars behind which there is a file or a folder."""
 
 
@@ -27,6 +27,8 @@ class Node:
     options: list["Option"] = field(default_factory=list)
     values: list[str] = field(default_factory=list)
     """What an argument without a name chooses from."""
+    takes_files: bool = False
+    """Whether an argument without a name is a file or a folder."""
 
     def walk(self) -> Iterator["Node"]:
         """This one and all below it."""
@@ -54,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Where it goes:\n\n"
         "  bash  queue-node completion bash > "
         "~/.local/share/bash-completion/completions/queue-node\n"
-        "  zsh   queue-node completion zsh > ~/.zfunc/_queue-node   (with ~/.zfunc in $fpath)\n"
+        "  zsh   queue-node completion zsh > ~/.zfunc/_queue-node\n"
+        "        (in ~/.zshrc: fpath=(~/.zfunc $fpath); autoload -U compinit; compinit)\n"
         "  fish  queue-node completion fish > ~/.config/fish/completions/queue-node.fish"
     )
 
@@ -87,6 +90,8 @@ def tree_of(parser: argparse.ArgumentParser, path: tuple[str, ...] = (), words: 
             node.options.append(_option(action))
         elif action.choices:
             node.values += [str(choice) for choice in action.choices]
+        else:
+            node.takes_files = node.takes_files or action.metavar in _FILES
     return node
 
 
@@ -114,10 +119,20 @@ def _bash(root: Node) -> str:
     )
     values = "\n".join(_bash_values(node) for node in root.walk() if _with_values(node))
     paths = "|".join(f"'{_key(node)}'" for node in root.walk() if node.path)
+    files = "|".join(f"'{_key(node)}'" for node in root.walk() if node.takes_files)
     return f"""\
 # Completion of queue-node for bash, made by `queue-node completion bash`.
+_queue_node_files() {{
+  local IFS=$'\\n'  # names with blanks stay whole
+  compopt -o filenames 2> /dev/null
+  COMPREPLY=($(compgen -f -- "$1"))
+}}
 _queue_node() {{
   local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} path='' words='' i
+  COMPREPLY=()
+  # The `=` of --option=value is a word of its own.
+  [[ $before == = ]] && before=${{COMP_WORDS[COMP_CWORD-2]}}
+  [[ $word == = ]] && word=''
   for ((i = 1; i < COMP_CWORD; i++)); do
     case "${{path:+$path }}${{COMP_WORDS[i]}}" in
       {paths}) path="${{path:+$path }}${{COMP_WORDS[i]}}" ;;
@@ -129,11 +144,14 @@ _queue_node() {{
   case "$path" in
 {words}
   esac
-  if [[ $word == -* || -n $words ]]; then
-    COMPREPLY=($(compgen -W "$words" -- "$word"))
+  if [[ $word != -* ]]; then
+    case "$path" in
+      {files}) _queue_node_files "$word"; return ;;
+    esac
   fi
+  COMPREPLY=($(compgen -W "$words" -- "$word"))
 }}
-complete -o default -F _queue_node queue-node
+complete -F _queue_node queue-node
 """
 
 
@@ -144,7 +162,7 @@ def _bash_values(node: Node) -> str:
         if option.choices:
             reply = f'COMPREPLY=($(compgen -W {_quoted(option.choices)} -- "$word"))'
         else:
-            reply = 'COMPREPLY=($(compgen -f -- "$word"))' if option.is_file else "COMPREPLY=()"
+            reply = '_queue_node_files "$word"' if option.is_file else ":"
         lines.append(f"    {names}) {reply}; return ;;")
     return "\n".join(lines)
 
@@ -182,7 +200,10 @@ def _zsh(root: Node) -> str:
 def _zsh_function(node: Node) -> str:
     specs = [spec for option in node.options for spec in _zsh_specs(option)]
     if not node.commands:
-        specs.append(f"'*:: :({' '.join(node.values)})'" if node.values else "'*:: :_default'")
+        if node.values:
+            specs.append(f"'1: :({' '.join(node.values)})'")
+        elif node.takes_files:
+            specs.append("'*: :_files'")
         return f"{_zsh_name(node)}() {{\n  _arguments -s \\\n{_zsh_lines(specs)}\n}}"
     specs += ["'1: :->command'", "'*:: :->rest'"]
     described = "\n".join(
@@ -226,7 +247,9 @@ def _zsh_specs(option: Option) -> Iterator[str]:
                 action = f"({' '.join(option.choices)})"
             value = f":value:{action}"
         # A `*`: some options may be given more than once, and it does no harm for the others.
-        yield _zsh_quote(f"*{name}[{words}]{value}")
+        # A `=`: the value may follow it, or a blank.
+        equals = "=" if option.takes_value and name.startswith("--") else ""
+        yield _zsh_quote(f"*{name}{equals}[{words}]{value}")
 
 
 def _zsh_name(node: Node) -> str:
@@ -239,11 +262,27 @@ def _zsh_quote(text: str) -> str:
 
 # Fish -----------------------------------------------------------------------------------
 
+# fish's own __fish_seen_subcommand_from takes a value (`--queue dead`) for a command.
+_FISH_HEAD: Final = """\
+# Completion of queue-node for fish, made by `queue-node completion fish`.
+function __queue_node_at
+    set -l path ''
+    for word in (commandline -opc)[2..-1]
+        set -l longer (string trim -- "$path $word")
+        contains -- $longer {paths}
+        and set path $longer
+    end
+    test "$path" = "$argv[1]"
+end"""
+
 
 def _fish(root: Node) -> str:
-    lines = ["# Completion of queue-node for fish, made by `queue-node completion fish`."]
+    paths = " ".join(_fish_quote(_key(node)) for node in root.walk() if node.path)
+    lines = [_FISH_HEAD.format(paths=paths)]
     for node in root.walk():
         condition = _fish_condition(node)
+        if not node.takes_files:
+            lines.append(f"complete -c queue-node {condition} -f")
         for command in node.commands:
             words = _fish_quote(command.help)
             lines.append(f"complete -c queue-node {condition} -f -a {command.path[-1]} -d {words}")
@@ -257,13 +296,8 @@ def _fish(root: Node) -> str:
 
 def _fish_condition(node: Node) -> str:
     """When the words so far are those of this command, and of none below it."""
-    parts = [f"__fish_seen_subcommand_from {name}" for name in node.path]
-    if not node.path:
-        parts = ["__fish_use_subcommand"]
-    elif node.commands:
-        below = " ".join(command.path[-1] for command in node.commands)
-        parts.append(f"not __fish_seen_subcommand_from {below}")
-    return f"-n {_fish_quote('; and '.join(parts))}"
+    at = f"__queue_node_at {_fish_quote(_key(node))}"
+    return f"-n {_fish_quote(at)}"
 
 
 def _fish_option(option: Option, condition: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
+from rich.text import Text
 
 from api.key_schemas import NewKeyBody, check, revoked, shown
 from api.keys import KEY_TYPES, Token, is_key_id, mint, parse_token
@@ -27,11 +28,12 @@ from api.keystore.base import (
 )
 from api.problems import KEY_NOT_FOUND, Problem
 from queue_node import config
+from queue_node.client_output import Cell, Output, plain
 from queue_node.errors import DirectoryError, ExitCode, NodeError, pepper_refused
 
 _KEYSTORE_FILE: Final = "keys.sqlite"  # As in queue_node/directory.py; a test compares them.
 
-_HEADINGS: Final = ("KEY", "TYPE", "CREATED", "LAST USED", "REVOKED", "OWNER", "NAME")
+_HEADINGS: Final = ("KEY", "TYPE", "OWNER", "NAME", "CREATED", "LAST USED", "REVOKED")
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -70,7 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     revoke = commands.add_parser("revoke", help="end a key for good, on all fronts at once")
     revoke.add_argument("key", help="the id of the key (client_3fQ9xYw2), or the whole key")
     for command in (create, listing, revoke):
-        command.add_argument("--json", action="store_true", help="JSON, as the HTTP interface")
+        command.add_argument(
+            "--json",
+            action=argparse.BooleanOptionalAction,
+            default=None,
+            help="JSON, as the HTTP interface (of a list the default where there is no terminal)",
+        )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -132,10 +139,12 @@ def _create(store: KeyStore, arguments: argparse.Namespace) -> None:
 
 def _list(store: KeyStore, arguments: argparse.Namespace) -> None:
     records = store.list_all() if arguments.owner is None else store.list_owned(arguments.owner)
-    if arguments.json:
-        _print_json([shown(record) for record in records])
+    output = Output(as_json=arguments.json)
+    if output.json_rows:
+        for record in records:
+            _print_json(shown(record))
     else:
-        _print_table(records)
+        output.table(_HEADINGS, [_cells(record) for record in records])
 
 
 def _revoke(store: KeyStore, arguments: argparse.Namespace) -> None:
@@ -159,25 +168,13 @@ def _revoked(store: KeyStore, text: str) -> KeyRecord | None:
 _COMMANDS: Final = {"create": _create, "list": _list, "revoke": _revoke}
 
 
-def _print_json(body: msgspec.Struct | list[msgspec.Struct]) -> None:
+def _print_json(body: msgspec.Struct) -> None:
     print(_encode(body).decode())
 
 
-def _print_table(records: list[KeyRecord]) -> None:
-    rows = [_HEADINGS, *(_cells(record) for record in records)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    # As wide as it is: a script that reads columns must not meet a cut one.
-    for row in rows:
-        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        print("  ".join(padded).rstrip())
-
-
-def _cells(record: KeyRecord) -> tuple[str, ...]:
+def _cells(record: KeyRecord) -> tuple[Cell, ...]:
     body = shown(record)
+    style = "dim" if body.revoked_at else ""
     times = (body.created_at, body.last_used_at or "-", body.revoked_at or "-")
-    return (body.key, body.type, *times, _plain(body.owner_id), _plain(body.name))
-
-
-def _plain(text: str) -> str:
-    """User text without effect on a terminal."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+    texts = (body.key, body.type, plain(body.owner_id), plain(body.name), *times)
+    return tuple(Text(text, style) for text in texts)

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--directory",
         type=Path,
-        metavar="D",
+        metavar="DIR",
         help="keep data (with --chaos: disk.img) and log of the node here; must be empty or new "
         "(default: a temporary folder, kept when the soak fails)",
     )

@@ -29,7 +29,16 @@ from queue_node_sdk.errors import (
     Unreachable,
     WrongState,
 )
-from queue_node_sdk.models import Job, JobPage, JobState, LeasedJob, QueueInfo, Rate, Rates
+from queue_node_sdk.models import (
+    Job,
+    JobPage,
+    JobState,
+    LeasedJob,
+    QueueInfo,
+    QueueList,
+    Rate,
+    Rates,
+)
 from queue_node_sdk.options import BackoffOptions, Duration, JobOptions, Submit
 from queue_node_sdk.version import __version__
 from queue_node_sdk.worker import Worker
@@ -66,6 +75,7 @@ __all__ = [
     "PermissionDenied",
     "QueueFull",
     "QueueInfo",
+    "QueueList",
     "QueueNodeError",
     "Rate",
     "Rates",

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from queue_node_sdk.errors import UnexpectedAnswer
-from queue_node_sdk.models import Job, JobPage, LeasedJob, QueueInfo
+from queue_node_sdk.models import Job, JobPage, LeasedJob, QueueInfo, QueueList
 from queue_node_sdk.protocol import Reply, shown
 
 
@@ -54,6 +54,10 @@ class _Leases(msgspec.Struct, frozen=True):
     jobs: list[LeasedJob]
 
 
+class _Extended(msgspec.Struct, frozen=True):
+    lease_until: datetime
+
+
 class _Results(msgspec.Struct, frozen=True):
     results: list[ItemResult]
 
@@ -64,6 +68,7 @@ class _ExtendResults(msgspec.Struct, frozen=True):
 
 class _Queues(msgspec.Struct, frozen=True):
     queues: list[QueueInfo]
+    unavailable: list[int] = []
 
 
 class _Count(msgspec.Struct, frozen=True):
@@ -79,6 +84,7 @@ _job: Final = msgspec.json.Decoder(Job)
 _page: Final = msgspec.json.Decoder(JobPage)
 _lease: Final = msgspec.json.Decoder(LeasedJob)
 _leases: Final = msgspec.json.Decoder(_Leases)
+_extended: Final = msgspec.json.Decoder(_Extended)
 _results: Final = msgspec.json.Decoder(_Results)
 _extend_results: Final = msgspec.json.Decoder(_ExtendResults)
 _queue: Final = msgspec.json.Decoder(QueueInfo)
@@ -125,9 +131,10 @@ def queue_of(reply: Reply) -> QueueInfo:
     return _parsed(_queue, reply)
 
 
-def queues_of(reply: Reply) -> list[QueueInfo]:
-    """All queues, by name."""
-    return _parsed(_queues, reply).queues
+def queues_of(reply: Reply) -> QueueList:
+    """All queues, by name, and which partitions had no part in it."""
+    found = _parsed(_queues, reply)
+    return QueueList(found.queues, found.unavailable)
 
 
 def count_of(reply: Reply) -> int:
@@ -141,13 +148,28 @@ def lease_of(reply: Reply) -> LeasedJob | None:
 
 
 def leases_of(reply: Reply) -> list[LeasedJob]:
-    """The leased jobs; none when the node has none ready."""
-    return [] if reply.status == 404 else _parsed(_leases, reply).jobs
+    """The leased jobs; none when the node has none ready.
+
+    A node of the first contract does not read how many were asked for, and gives one.
+    """
+    if reply.status == 404:
+        return []
+    try:
+        return _parsed(_leases, reply).jobs
+    except UnexpectedAnswer:
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            return [_lease.decode(reply.body)]
+        raise
 
 
 def results_of(reply: Reply) -> list[ItemResult]:
     """What became of each ack, in order."""
     return _parsed(_results, reply).results
+
+
+def extended_until(reply: Reply) -> datetime:
+    """The new end of the lease."""
+    return _parsed(_extended, reply).lease_until
 
 
 def extended_of(reply: Reply) -> list[ExtendResult]:

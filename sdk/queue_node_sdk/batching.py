@@ -9,7 +9,7 @@ A leader whose caller is cancelled in the middle gives its followers back, and a
 them: with their idempotency keys, sending them again is safe. A leader that has to pause (some
 of its jobs must be sent again) lets the next one go meanwhile, wakes whoever is answered
 already, and when it is itself, hands the delivery on: jobs for a partition that is away hold up
-no others.
+no others. Where the node takes no batches everyone leads, alone.
 
 The shell calls these methods one at a time and wakes whom they return, in this order.
 """
@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from queue_node_sdk.delivery import BATCH_BYTES_MAX, BATCH_JOBS_MAX, Delivery
+from queue_node_sdk.delivery import BATCH_BYTES_MAX, BATCH_JOBS_MAX, Abilities, Delivery
 
 if TYPE_CHECKING:
     from queue_node_sdk.errors import QueueNodeError
@@ -65,15 +65,16 @@ class Item(Generic[_Bell]):
 class Batching(Generic[_Bell]):
     """The submits of one client."""
 
-    def __init__(self) -> None:
+    def __init__(self, node: Abilities) -> None:
+        self._node = node
         self._waiting: deque[Item[_Bell]] = deque()
         self._out = 0
-        """Leaders that have not stumbled: 0 or 1, or more when they all stumble."""
+        """Leaders that have not stumbled: 0 or 1, or more when they all stumble or all lead."""
         self._stumbling = 0
 
     def add(self, item: Item[_Bell]) -> bool:
         """A new submit. Whether its caller leads, now; else it waits for its bell."""
-        if self._out:
+        if self._must_wait():
             self._waiting.append(item)
             return False
         self._out += 1
@@ -109,13 +110,15 @@ class Batching(Generic[_Bell]):
             if item in self._waiting:
                 self._waiting.remove(item)
             return []
+        # What is answered already is not sent again, for not every node knows the keys.
+        answered = self._answered(item)
         followers = [other for other in item.batch if not other.gone and other.outcome is None]
         for other in followers:
             other.sent = True
         item.batch = item.delivery = None
         # They have waited longest.
         self._waiting.extendleft(reversed(followers))
-        return self._leave_the_lead(item)
+        return [*self._leave_the_lead(item), *answered]
 
     def _answered(self, leader: Item[_Bell]) -> list[Item[_Bell]]:
         """The followers that have an outcome now and had none before."""
@@ -148,24 +151,34 @@ class Batching(Generic[_Bell]):
             self._out -= 1
         return self._promote()
 
+    def _must_wait(self) -> bool:
+        return self._out > 0 and self._node.batches
+
     def _promote(self) -> list[Item[_Bell]]:
         """Give the lead to who waits longest, with all that fit into its request."""
-        if self._out or not self._waiting:
-            return []
+        promoted = []
+        while self._waiting and not self._must_wait():
+            promoted.append(self._next_leader())
+        return promoted
+
+    def _next_leader(self) -> Item[_Bell]:
         self._out += 1
         leader = self._waiting.popleft()
         batch = [leader]
         size_bytes = len(leader.body)
-        while self._waiting and len(batch) < BATCH_JOBS_MAX:
+        jobs_max = BATCH_JOBS_MAX if self._node.batches else 1
+        while self._waiting and len(batch) < jobs_max:
             size_bytes += len(self._waiting[0].body)
             if size_bytes > BATCH_BYTES_MAX:
                 break
             batch.append(self._waiting.popleft())
         self._lead(leader, batch)
-        return [leader]
+        return leader
 
     def _lead(self, leader: Item[_Bell], batch: Sequence[Item[_Bell]]) -> None:
         leader.batch = batch
         leader.delivery = Delivery(
-            [item.body for item in batch], sent_before=[item.sent for item in batch]
+            [item.body for item in batch],
+            sent_before=[item.sent for item in batch],
+            node=self._node,
         )

@@ -61,6 +61,14 @@ class _AckBody(msgspec.Struct, frozen=True, omit_defaults=True):
     result: str | None = None
     result_error: str | None = None
     lease_token: str | None = None
+    retry: bool | None = None
+    retry_in: float | str | None = None
+
+
+class _ExtendBody(msgspec.Struct, frozen=True, omit_defaults=True):
+    lease_token: str
+    lease_duration: float | str | None = None
+    progress: float | str | None = None
 
 
 class _AcksBody(msgspec.Struct, frozen=True):
@@ -87,12 +95,13 @@ class _ReleaseBody(msgspec.Struct, frozen=True, omit_defaults=True):
 # Jobs, for who submits them -----------------------------------------------------------
 
 
-def submit_call(body: bytes) -> Call:
+def submit_call(body: bytes, *, knows_keys: bool = True) -> Call:
     """Store one job: the ``submit_body`` of it.
 
-    Repeatable, because the body has an idempotency key: sent again, it is the same job.
+    Repeatable, because the body has an idempotency key: sent again, it is the same job, if the
+    node knows such keys.
     """
-    return Call("submit", "POST", "/jobs", body, repeatable=True, stores=True)
+    return Call("submit", "POST", "/jobs", body, repeatable=knows_keys, stores=True)
 
 
 def batch_call(bodies: Iterable[bytes]) -> Call:
@@ -250,8 +259,15 @@ def lease_call(
     )
 
 
-def ack_call(job: LeasedJob, *, result: str | None = None, result_error: str | None = None) -> Call:
-    """Report the outcome of an attempt.
+def ack_call(
+    job: LeasedJob,
+    *,
+    result: str | None = None,
+    result_error: str | None = None,
+    retry: bool = True,
+    retry_in: Duration | None = None,
+) -> Call:
+    """Report the outcome of an attempt; a failure when there is a ``result_error``.
 
     With a lease token the same report sent again is answered 200 and changes nothing.
     Without one a repeat could finish somebody else's attempt.
@@ -263,7 +279,16 @@ def ack_call(job: LeasedJob, *, result: str | None = None, result_error: str | N
         f"ack job {job.job_id}",
         "POST",
         f"/jobs/{_segment(job.job_id)}/ack",
-        encoded(_AckBody(result, result_error, job.lease_token), "result"),
+        encoded(
+            _AckBody(
+                result,
+                result_error,
+                job.lease_token,
+                None if retry else False,
+                None if retry_in is None else wire_duration("retry_in", retry_in),
+            ),
+            "result",
+        ),
         repeatable=job.lease_token is not None,
     )
 
@@ -280,6 +305,39 @@ def acks_call(items: Sequence[AckItem]) -> Call:
         "/jobs/ack",
         encoded(_AcksBody(items), "result"),
         repeatable=all(item.lease_token is not None for item in items),
+    )
+
+
+def fail_call(job: LeasedJob, error: str, *, retry: bool, retry_in: Duration | None) -> Call:
+    """Report the failure of an attempt.
+
+    Raises:
+        BadRequest: the text cannot be sent, or is empty.
+    """
+    if not error:
+        raise BadRequest("a failure has words: without an error the node takes it for a success")
+    return ack_call(job, result_error=error, retry=retry, retry_in=retry_in)
+
+
+def extend_call(
+    job: LeasedJob, lease_duration: Duration | None, progress: float | str | None
+) -> Call:
+    """A heartbeat; its answer is for ``extended_until``. Counted from now, it may be repeated.
+
+    Raises:
+        BadRequest: the progress cannot be sent, or the job has no lease token.
+    """
+    body = _ExtendBody(
+        token_of(job),
+        None if lease_duration is None else wire_duration("lease_duration", lease_duration),
+        progress,
+    )
+    return Call(
+        f"extend the lease of job {job.job_id}",
+        "POST",
+        f"/jobs/{_segment(job.job_id)}/extend",
+        encoded(body, "progress"),
+        repeatable=True,
     )
 
 
@@ -311,6 +369,17 @@ def release_call(job_id: str, token: str, delay: Duration | None = None) -> Call
         encoded(body, "release"),
         repeatable=False,
     )
+
+
+def token_of(job: LeasedJob) -> str:
+    """The token of its lease.
+
+    Raises:
+        BadRequest: it was leased from a node that gives none.
+    """
+    if job.lease_token is None:
+        raise BadRequest(f"job {job.job_id} has no lease token: its node knows acks only")
+    return job.lease_token
 
 
 # --------------------------------------------------------------------------------------

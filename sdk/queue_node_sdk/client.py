@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Self, Unpack
 from uuid import uuid4
@@ -16,10 +17,10 @@ import httpx2
 
 from queue_node_sdk import answers, calls
 from queue_node_sdk.batching import Batching, Item
-from queue_node_sdk.delivery import Delivery
+from queue_node_sdk.delivery import Abilities, Delivery
 from queue_node_sdk.errors import Overloaded, QueueNodeError, Unreachable
-from queue_node_sdk.models import Job, JobState, QueueInfo
-from queue_node_sdk.options import JobOptions, Submit, submit_body
+from queue_node_sdk.models import Job, JobState, LeasedJob, QueueInfo, QueueList
+from queue_node_sdk.options import Duration, JobOptions, Submit, submit_body
 from queue_node_sdk.protocol import Reply
 from queue_node_sdk.settings import url_and_key_from_env
 from queue_node_sdk.transport import Transport
@@ -68,7 +69,8 @@ class Client:
         )
         self._lock = threading.Lock()
         """Of ``_batching``."""
-        self._batching: Batching[threading.Event] = Batching()
+        self._node = Abilities()
+        self._batching: Batching[threading.Event] = Batching(self._node)
 
     @classmethod
     def from_env(cls) -> Self:
@@ -137,7 +139,7 @@ class Client:
         bodies = [_body_of(job, options) for job in jobs]
         if not bodies:
             return []
-        delivery = Delivery(bodies, apart=False)
+        delivery = Delivery(bodies, apart=False, node=self._node)
         self._transport.deliver(delivery, time.monotonic() + self._retry_for)
         return [_id_or_raise(outcome) for outcome in delivery.outcomes]
 
@@ -273,10 +275,121 @@ class Client:
         """
         self._exchange(calls.delete_call(job_id))
 
+    # Working, for those who want no ``Worker``
+
+    def lease(
+        self,
+        *,
+        queues: Sequence[str] | None = None,
+        wait: float = 0.0,
+        lease_duration: Duration | None = None,
+        worker: str = "",
+    ) -> LeasedJob | None:
+        """Take one job (worker key); ``None``: there is none. For the rest see ``lease_many``."""
+        jobs = self.lease_many(
+            1, queues=queues, wait=wait, lease_duration=lease_duration, worker=worker
+        )
+        return jobs[0] if jobs else None
+
+    def lease_many(
+        self,
+        max_jobs: int,
+        *,
+        queues: Sequence[str] | None = None,
+        wait: float = 0.0,
+        lease_duration: Duration | None = None,
+        worker: str = "",
+    ) -> list[LeasedJob]:
+        """Take up to ``max_jobs`` jobs (worker key); none when there are none.
+
+        Each is ours until its ``lease_until``: ``ack``, ``fail`` or ``release`` it by then, or
+        ``extend`` its lease, or another worker gets it. A ``Worker`` does all that by itself.
+
+        Args:
+            max_jobs: 1 to 1000.
+            queues: in order of preference; ``None``: ``default``.
+            wait: seconds that the node may keep us waiting until there is work, 60 at most.
+            lease_duration: how long they are ours; ``None``: as the job or the node says.
+            worker: a name, which shows in the job.
+
+        Raises:
+            OutcomeUnknown: the answer was lost. Jobs may be leased; they come back when their
+                leases end.
+        """
+        call = calls.lease_call(queues, max_jobs, wait, lease_duration, worker)
+        return answers.leases_of(self._exchange(call))
+
+    def ack(self, job: LeasedJob, result: str | None = None) -> None:
+        """The job is done. The same ack sent again changes nothing.
+
+        Raises:
+            LeaseLost: the lease ended, and another worker may have the job
+                (``JobCancelled``: it was cancelled).
+            TooLarge: the result is over the node's limit.
+            BadRequest, NotFound: there is no such job (any more).
+        """
+        self._exchange(calls.ack_call(job, result=result))
+
+    def fail(
+        self,
+        job: LeasedJob,
+        error: str,
+        *,
+        retry: bool = True,
+        retry_in: Duration | None = None,
+    ) -> None:
+        """The attempt failed.
+
+        Args:
+            job: what was leased.
+            error: why; it shows in the job.
+            retry: whether there may be another attempt; else the job is DEAD now.
+            retry_in: the pause before it; ``None``: the job's backoff.
+
+        Raises:
+            QueueNodeError: as ``ack``.
+        """
+        self._exchange(calls.fail_call(job, error, retry=retry, retry_in=retry_in))
+
+    def extend(
+        self,
+        job: LeasedJob,
+        lease_duration: Duration | None = None,
+        *,
+        progress: float | str | None = None,
+    ) -> datetime:
+        """Keep a job for longer; the new end of its lease, by the node's clock.
+
+        Args:
+            job: what was leased.
+            lease_duration: from now on; ``None``: as long as it was leased for.
+            progress: a number from 0 to 100, or text, which shows in the job.
+
+        Raises:
+            LeaseLost: the lease has ended (``JobCancelled``: the job was cancelled).
+            BadRequest: the job has no lease token, as its node knows none.
+        """
+        call = calls.extend_call(job, lease_duration, progress)
+        return answers.extended_until(self._exchange(call))
+
+    def release(self, job: LeasedJob, delay: Duration | None = None) -> None:
+        """Give a job back, for another worker; the attempt does not count.
+
+        Args:
+            job: what was leased.
+            delay: how long nobody gets it; ``None``: at once.
+
+        Raises:
+            LeaseLost: the lease has ended (``JobCancelled``: the job was cancelled).
+            BadRequest: the job has no lease token, as its node knows none.
+            OutcomeUnknown: the answer was lost.
+        """
+        self._exchange(calls.release_call(job.job_id, calls.token_of(job), delay))
+
     # Queues
 
-    def queues(self) -> list[QueueInfo]:
-        """All queues, by name."""
+    def queues(self) -> QueueList:
+        """All queues, by name; its ``unavailable`` are the partitions that did not answer."""
         return answers.queues_of(self._exchange(calls.QUEUES_CALL))
 
     def queue(self, name: str) -> QueueInfo:
@@ -319,7 +432,12 @@ class Client:
         return f"Client({self._transport.url!r})"
 
     def _exchange(self, call: calls.Call) -> Reply:
-        return self._transport.exchange(call, self._retry_for)
+        # What the node lets wait on purpose is not counted as patience.
+        return self._transport.exchange(
+            call,
+            self._retry_for + call.wait_seconds,
+            self._retry_for if call.wait_seconds else None,
+        )
 
     def _lead(self, leader: Item[threading.Event]) -> None:
         """Send what has come together, and wake those whom it concerns."""

@@ -7,6 +7,9 @@ answer was lost is sent again without a second thought.
 A batch is all or nothing at the node, and here one job must not harm the others: when a job
 is refused, the rest is sent again without it, and when a partition of the node stays away,
 which refuses all batches with a job for it, jobs go one by one.
+
+So they do where the node knows the first contract only. It has no idempotency keys either: once
+that is known, a job that may have been stored is not sent again.
 """
 
 import re
@@ -18,7 +21,7 @@ from queue_node_sdk.answers import SubmitResult, partly_stored, submitted_id, su
 from queue_node_sdk.backoff import RETRY
 from queue_node_sdk.calls import Call, batch_call, submit_call
 from queue_node_sdk.errors import BadRequest, QueueNodeError
-from queue_node_sdk.exchange import say_unreachable
+from queue_node_sdk.exchange import log, say_unreachable
 from queue_node_sdk.protocol import (
     Outcome,
     Reply,
@@ -46,6 +49,17 @@ _HOPELESS: Final = 8
 _INDEXED: Final = re.compile(r"jobs\[(\d+)\]: ")
 
 
+_NO_SUCH_CALL: Final = frozenset((404, 405))
+
+
+class Abilities:
+    """What a client has found out about its node. It only goes from true to false."""
+
+    def __init__(self) -> None:
+        self.batches = True
+        """Whether it takes many jobs at once, and idempotency keys."""
+
+
 class Delivery:
     """What became of each job: an id, an error, or nothing yet."""
 
@@ -55,6 +69,7 @@ class Delivery:
         *,
         apart: bool = True,
         sent_before: Sequence[bool] | None = None,
+        node: Abilities | None = None,
     ) -> None:
         """``bodies``: the ``submit_body`` of each job.
 
@@ -63,7 +78,11 @@ class Delivery:
             apart: whether jobs have nothing to do with one another. If they have, a
                 refused job refuses its whole request, and requests are sent in order.
             sent_before: whether each may have been sent already, by another delivery.
+            node: what is known of the node; it is added to.
         """
+        self._node = node or Abilities()
+        self._batches = self._node.batches
+        """Whether this delivery still takes it for a node that knows them."""
         self.outcomes: list[str | QueueNodeError | None] = [None] * len(bodies)
         self._bodies = bodies
         self._apart = apart
@@ -88,7 +107,8 @@ class Delivery:
             return None
         self._piece = self._pieces.popleft()
         if len(self._piece) == 1:
-            self._call = submit_call(self._bodies[self._piece[0]])
+            body = self._bodies[self._piece[0]]
+            self._call = submit_call(body, knows_keys=self._batches)
         else:
             self._call = batch_call([self._bodies[index] for index in self._piece])
         return self._call
@@ -102,6 +122,9 @@ class Delivery:
             self._note_stored(reply)
         elif isinstance(outcome, Reply) and (parts := partly_stored(outcome, len(piece))):
             self._note_parts(call, outcome, parts)
+        elif self._knows_no_batch(outcome):
+            self._batches = False
+            self._pieces.extendleft((index,) for index in reversed(self._piece))
         elif may_repeat(call, outcome):
             self._note_trouble(call, outcome)
         else:
@@ -157,6 +180,13 @@ class Delivery:
             return
         for index, job_id in zip(self._piece, job_ids, strict=True):
             self.outcomes[index] = job_id
+        if self._node.batches and not self._batches:
+            # Only now: whatever is at a wrong URL has no batches either.
+            self._node.batches = False
+            log.warning(
+                "the node knows no batches and no idempotency keys: jobs go one by one, and one "
+                "whose answer is lost is not sent again"
+            )
 
     def _note_parts(self, call: Call, reply: Reply, parts: Sequence[SubmitResult]) -> None:
         """Some are stored; of the others some may be, and are sent again."""
@@ -167,6 +197,10 @@ class Delivery:
             else:
                 self._may_have_run[index] = True
                 self._again.append(index)
+
+    def _knows_no_batch(self, outcome: Outcome) -> bool:
+        many = len(self._piece) > 1
+        return many and isinstance(outcome, Reply) and outcome.status in _NO_SUCH_CALL
 
     def _note_trouble(self, call: Call, outcome: Outcome) -> None:
         self._trouble = call, outcome
@@ -194,17 +228,14 @@ class Delivery:
             self._settle_all(error)
             return
         if len(self._piece) == 1:
-            self.outcomes[self._piece[0]] = error
-            if not self._apart:
-                self._refuse_the_rest(error)
+            self._note_alone_refused(error, outcome)
             return
         words = words_of(outcome) or ""
         found = _INDEXED.match(words)
         if not self._apart:
             if found is not None:
                 # The caller counts from the first job of all, the node from that of the request.
-                own = f"jobs[{self._piece[int(found[1])]}]: {words[found.end() :]}"
-                error = type(error)(f"submit: {own} ({outcome.status})", status=outcome.status)
+                error = _named(error, outcome, self._piece[int(found[1])], words[found.end() :])
             self._settle_all(error)
             self._refuse_the_rest(error)
             return
@@ -219,6 +250,15 @@ class Delivery:
         middle = len(left) // 2
         self._pieces.extendleft(half for half in (left[middle:], left[:middle]) if half)
 
+    def _note_alone_refused(self, error: QueueNodeError, reply: Reply) -> None:
+        """It was the only job of its request."""
+        (index,) = self._piece
+        if not self._apart and len(self._bodies) > 1:
+            error = _named(error, reply, index, words_of(reply) or "")
+        self.outcomes[index] = error
+        if not self._apart:
+            self._refuse_the_rest(error)
+
     def _refuse_the_rest(self, error: QueueNodeError) -> None:
         for piece in self._pieces:
             for index in piece:
@@ -231,7 +271,7 @@ class Delivery:
 
     def _pieces_of(self, indexes: Sequence[int]) -> list[Sequence[int]]:
         """One request's worth each."""
-        if self._apart and self._refused_batches >= _ONE_BY_ONE_AFTER:
+        if not self._batches or (self._apart and self._refused_batches >= _ONE_BY_ONE_AFTER):
             return [(index,) for index in indexes]
         pieces: list[Sequence[int]] = []
         piece: list[int] = []
@@ -246,3 +286,8 @@ class Delivery:
             size_bytes += body_bytes
         pieces.append(piece)
         return pieces
+
+
+def _named(error: QueueNodeError, reply: Reply, index: int, words: str) -> QueueNodeError:
+    """The same refusal, which says whose it is."""
+    return type(error)(f"submit: jobs[{index}]: {words} ({reply.status})", status=reply.status)

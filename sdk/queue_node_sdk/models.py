@@ -5,6 +5,7 @@ are aware ``datetime`` objects in UTC (RFC 3339 on the wire).
 """
 
 import enum
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
@@ -140,3 +141,16 @@ class QueueInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Groups with unfinished jobs."""
     unavailable: list[int] = []
     """Partitions that did not answer, whose jobs are not counted here."""
+
+
+class QueueList(list[QueueInfo]):
+    """All queues, by name: a list, which also says whose jobs are in none of its counts."""
+
+    def __init__(self, queues: Iterable[QueueInfo] = (), unavailable: Iterable[int] = ()) -> None:
+        """``unavailable``: see the attribute."""
+        super().__init__(queues)
+        self.unavailable = list(unavailable)
+        """Partitions that did not answer: queues that are only there are missing."""
+
+    def __repr__(self) -> str:
+        return f"QueueList({super().__repr__()}, unavailable={self.unavailable})"

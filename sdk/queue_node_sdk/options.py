@@ -14,6 +14,7 @@ import msgspec
 from queue_node_sdk.errors import BadRequest
 
 Duration = float | int | timedelta | str
+"""Seconds, a ``timedelta``, or a text such as ``"1m30s"`` or ``"500ms"``, which the node reads."""
 
 
 class BackoffOptions(TypedDict, total=False):

@@ -191,7 +191,7 @@ class WorkerCore:
     def __init__(self, concurrency: int, prefetch: int = 0) -> None:
         """Hold ``concurrency`` jobs at most that have not ended, and ``prefetch`` more."""
         self._room = concurrency + prefetch
-        self._held: dict[tuple[str, str | None], Held] = {}
+        self._held: dict[tuple[str, str], Held] = {}
         self._ghosts = 0
         self._unreported_bytes = 0
         self._report_at = float("-inf")
@@ -430,8 +430,9 @@ class WorkerCore:
             del self._held[_key(held.job)]
 
 
-def _key(job: LeasedJob) -> tuple[str, str | None]:
-    return job.job_id, job.lease_token
+def _key(job: LeasedJob) -> tuple[str, str]:
+    # Without tokens the number of the attempt tells two leases of a job apart.
+    return job.job_id, job.lease_token or f"attempt {job.attempt}"
 
 
 def _beat_at(lease: Span, now: float) -> float:

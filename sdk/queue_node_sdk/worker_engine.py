@@ -162,6 +162,7 @@ class Engine:
         self._asking: anyio.CancelScope | None = None
         self._reached = False
         self._failures = 0
+        self._said_tokenless = False
         self.fatal: BaseException | None = None
         """What ended it, if it was not ``stop``; for who runs it, once it has ended."""
 
@@ -292,6 +293,13 @@ class Engine:
         return []
 
     def _take(self, job: LeasedJob) -> None:
+        if job.lease_token is None and not self._said_tokenless:
+            self._said_tokenless = True
+            _log.warning(
+                "%s gives no lease tokens: no lease is extended, and a job that takes longer than "
+                "its lease runs again",
+                self._line.url,
+            )
         held = self._core.leased(job, self._clock.ours(job.lease_until), time.monotonic())
         self._jobs[held] = context = context_of(job, _Lease(self, held))
         if self._draining:

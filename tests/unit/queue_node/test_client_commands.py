@@ -1,15 +1,16 @@
 """The parts of the client commands that need no node."""
 
 import argparse
+import io
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
 from rich.console import Console
 
-from queue_node import client_arguments
+from queue_node import client_arguments, client_jobs_view
 from queue_node.client_exit import ClientExit, exit_of
-from queue_node.client_output import WIDE, age, plain, rate, short, when
-from queue_node.client_overview import Overview
+from queue_node.client_output import WIDE, Fitted, age, plain, rate, short, when
 from queue_node.client_queues_view import by_partition, sorted_by
 from queue_node.client_submit import batches
 from queue_node.client_top_view import Look, as_json, view
@@ -22,6 +23,7 @@ from queue_node_sdk import (
     OutcomeUnknown,
     Overloaded,
     QueueInfo,
+    QueueList,
     QueueNodeError,
     Rate,
     Rates,
@@ -153,7 +155,7 @@ def test_queues_are_sorted_by_what_is_asked_for():
 
 def test_a_look_shows_queues_partitions_and_who_is_missing():
     queues = [queue("mail", 3, paused=True, partitions={"0": 1, "10": 2}), queue("b", 1)]
-    look = Look(Overview(queues, [2]), 0.0)
+    look = Look(QueueList(queues, [2]), 0.0)
     text = drawn(look)
     assert "2 queues  4 unfinished" in text
     assert "mail paused" in text
@@ -165,11 +167,45 @@ def test_a_look_shows_queues_partitions_and_who_is_missing():
 
 
 def test_a_node_that_went_away_is_told_with_the_last_look():
-    look = Look(Overview([queue("mail", 3)]), 0.0, "cannot reach the node")
+    look = Look(QueueList([queue("mail", 3)]), 0.0, "cannot reach the node")
     assert "no answer for 1m 5s: cannot reach the node" in drawn(look, 65.0)
     assert "mail" in drawn(look)
     assert as_json(look, "name")["error"] == "cannot reach the node"
 
 
 def test_a_node_without_queues_is_no_empty_table():
-    assert "no queues" in drawn(Look(Overview([]), 0.0))
+    assert "no queues" in drawn(Look(QueueList([]), 0.0))
+
+
+def shown_at(width: int, headings: Sequence[str], *rows: Sequence[str]) -> list[str]:
+    """The lines of a table on a terminal so wide."""
+    written = io.StringIO()
+    Console(file=written, width=width).print(Fitted(headings, rows))
+    return written.getvalue().splitlines()
+
+
+JOB_ROW = ("9c7c31d9-56aa-84e6-9d5c-f5edc3380881", "RUNNING", "mail", "1/3",
+           "2026-01-02T12:00:00Z", "a=b", "an error " * 10)  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200, 10_000])
+def test_an_id_and_a_state_are_whole_on_every_terminal(width):
+    heading, *lines = shown_at(width, client_jobs_view.HEADINGS, JOB_ROW)
+    assert heading.startswith("JOB")
+    assert JOB_ROW[0] in lines[0]
+    assert "RUNNING" in lines[0]
+    assert max(map(len, lines)) <= width
+
+
+def test_a_narrow_terminal_gets_fewer_columns_and_a_wide_one_all():
+    wide = shown_at(200, client_jobs_view.HEADINGS, JOB_ROW)
+    assert wide[0].split() == list(client_jobs_view.HEADINGS)
+    assert " ".join(wide).count("an error") > 1
+    narrow = shown_at(80, client_jobs_view.HEADINGS, JOB_ROW)
+    assert "CREATED" not in narrow[0]
+    assert "…" in narrow[1]
+    assert len(narrow) == 2
+
+
+def test_where_there_is_no_terminal_nothing_is_cut():
+    assert "an error " * 9 in shown_at(WIDE, client_jobs_view.HEADINGS, JOB_ROW)[1]

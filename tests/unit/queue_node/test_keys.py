@@ -58,7 +58,8 @@ def test_json_is_that_of_the_http_interface(capsys, store):
     made = json.loads(create(capsys, "--type", "client", "--json"))
     assert parse_token(made["key"])
     assert main(["keys", "list", "--json"]) == 0
-    (listed,) = json.loads(capsys.readouterr().out)
+    (line,) = capsys.readouterr().out.splitlines()
+    listed = json.loads(line)
     assert is_key_id(listed["key"])
     assert {**made, "key": listed["key"]} == listed
 
@@ -66,15 +67,38 @@ def test_json_is_that_of_the_http_interface(capsys, store):
 def test_a_list_shows_ids_and_no_effects_on_the_terminal(capsys, store):
     token = create(capsys, "--type", "client", "--name", "\x1b[31m red [bold]\r\n")
     create(capsys, "--type", "admin", "--owner", "other")
-    assert main(["keys", "list"]) == 0
+    assert main(["keys", "list", "--no-json"]) == 0
     output = capsys.readouterr().out
     heading, first, second = output.splitlines()
     assert heading.split("  ")[0] == "KEY"
     assert token[:15] in output
     assert token[15:] not in output
-    assert r"\x1b[31m red [bold]\x0d\x0a" in first + second
-    assert main(["keys", "list", "--owner", "other"]) == 0
+    assert r"\u001b[31m red [bold]\r\n" in first + second
+    assert main(["keys", "list", "--owner", "other", "--no-json"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_a_list_that_goes_to_a_program_is_a_line_of_json_each(capsys, store):
+    made = [create(capsys, "--type", kind) for kind in ("client", "worker")]
+    assert main(["keys", "revoke", made[0]]) == 0
+    capsys.readouterr()
+    assert main(["keys", "list"]) == 0
+    listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {each["key"]: "revoked_at" in each for each in listed} == {
+        made[0][:15]: True,
+        made[1][:15]: False,
+    }
+    assert all("last_used_at" in each for each in listed)
+
+
+def test_a_narrow_terminal_shows_whole_ids(capsys, store, environment):
+    environment.setenv("COLUMNS", "60")
+    environment.setenv("FORCE_COLOR", "1")
+    token = create(capsys, "--type", "client", "--name", "a name that is much too long" * 3)
+    assert main(["keys", "list"]) == 0
+    heading, row = capsys.readouterr().out.splitlines()[:2]
+    assert "KEY" in heading
+    assert token[:15] in row
 
 
 @pytest.mark.parametrize("whole", [False, True])

@@ -60,6 +60,10 @@ def test_a_queue_and_a_page():
     info = answers.queue_of(reply(queue))
     assert (info.counts["READY"], info.rates.acked.m1, info.paused) == (2, 1.5, True)
     assert answers.queues_of(reply({"queues": [queue]})) == [info]
+    assert answers.queues_of(reply({"queues": [queue]})).unavailable == []
+    some = answers.queues_of(reply({"queues": [queue], "unavailable": [1, 3]}))
+    assert (some, some.unavailable, len(some)) == ([info], [1, 3], 1)
+    assert "unavailable=[1, 3]" in repr(some)
     assert answers.page_of(reply({"jobs": [], "next_cursor": "c"})).next_cursor == "c"
     assert answers.count_of(reply({"count": 3})) == 3
 
