@@ -37,6 +37,10 @@ lint: $(STAMP) ## the quick half of `make test`
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(TYPED)
+	$(BIN)/pyright
+	@# Its report is long, and worth reading only when a type is missing.
+	@report=$$(PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=sdk $(BIN)/pyright --ignoreexternal \
+	  --verifytypes queue_node_sdk) || { echo "$$report"; exit 1; }
 	$(BIN)/lint-imports --no-logo
 
 demo: $(STAMP) ## the main job on real input: hash every file of Python's standard library

@@ -32,7 +32,7 @@ class AsyncTransport:
         http_transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self._wire = Wire(url, key, request_timeout)
-        self.url = self._wire.url
+        self.url: str = self._wire.url
         self._closed = False
         self._http = httpx2.AsyncClient(verify=verify, limits=LIMITS, transport=http_transport)
 

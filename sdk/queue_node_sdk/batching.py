@@ -46,19 +46,19 @@ class Item(Generic[_Bell]):
     )
 
     def __init__(self, body: bytes, give_up_at: float, bell: _Bell) -> None:
-        self.body = body
-        self.give_up_at = give_up_at
-        self.bell = bell
+        self.body: Final = body
+        self.give_up_at: Final = give_up_at
+        self.bell: Final = bell
         """Wakes the caller; the shell's own kind."""
         self.batch: Sequence[Item[_Bell]] | None = None
         """What its caller is to send, itself included; ``None``: nothing."""
         self.delivery: Delivery | None = None
         """Of a leader: what its request came to so far."""
         self.outcome: str | QueueNodeError | None = None
-        self.stumbled = False
-        self.gone = False
+        self.stumbled: bool = False
+        self.gone: bool = False
         """Whether its caller does not wait any more."""
-        self.sent = False
+        self.sent: bool = False
         """Whether a leader that is gone may have sent it."""
 
 
@@ -124,7 +124,7 @@ class Batching(Generic[_Bell]):
         """The followers that have an outcome now and had none before."""
         assert leader.batch is not None, "this one does not lead"
         assert leader.delivery is not None, "this one does not lead"
-        answered = []
+        answered: list[Item[_Bell]] = []
         for item, outcome in zip(leader.batch, leader.delivery.outcomes, strict=True):
             if outcome is not None and item.outcome is None:
                 item.outcome = outcome

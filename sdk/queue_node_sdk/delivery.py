@@ -87,7 +87,7 @@ class Delivery:
         self._bodies = bodies
         self._apart = apart
         self._failures = 0
-        self.resume_at = 0.0
+        self.resume_at: float = 0.0
         """Not before then the next round begins, on the clock of who sends."""
         self._may_have_run = list(sent_before or [False] * len(bodies))
         self._retry_after_seconds: float | None = None

@@ -26,14 +26,17 @@ class ReplyLike(Protocol):
     @property
     def status(self) -> int:
         """Of HTTP."""
+        ...
 
     @property
     def headers(self) -> list[tuple[str, str]]:
         """In order."""
+        ...
 
     @property
     def body(self) -> bytes:
         """All of it."""
+        ...
 
 
 class ExchangeLike(Protocol):
@@ -41,6 +44,7 @@ class ExchangeLike(Protocol):
 
     def result(self, timeout_s: float | None = None) -> ReplyLike:
         """Wait for the answer."""
+        ...
 
     def cancel(self) -> None:
         """Hang up."""
@@ -53,6 +57,7 @@ class EngineLike(Protocol):
         self, method: str, path: str, headers: list[tuple[str, str]], body: bytes
     ) -> ExchangeLike:
         """Begin a request."""
+        ...
 
 
 class EngineTransport(httpx2.BaseTransport):

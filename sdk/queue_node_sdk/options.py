@@ -65,8 +65,8 @@ class Submit:
 
     def __init__(self, payload: str, **options: Unpack[JobOptions]) -> None:
         """Nothing is checked before it is sent."""
-        self.payload = payload
-        self.options = options
+        self.payload: str = payload
+        self.options: JobOptions = options
 
     def __repr__(self) -> str:
         return f"Submit({self.payload!r}, **{self.options!r})"

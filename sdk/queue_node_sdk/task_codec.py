@@ -58,8 +58,8 @@ class CallCodec:
         Raises:
             ConfigurationError: the function cannot be a task.
         """
-        self.name = name
-        self.signature = inspect.signature(function)
+        self.name: Final = name
+        self.signature: Final = inspect.signature(function)
         try:
             hints = get_type_hints(function, include_extras=True)
         except Exception as error:
@@ -161,7 +161,7 @@ def _from_model(value: object) -> object:
     raise TypeError(f"objects of type {type(value).__qualname__} are not supported")
 
 
-def _to_model(kind: type, value: object) -> object:
+def _to_model(kind: Any, value: object) -> object:  # noqa: ANN401 - a type, of whatever kind
     if hasattr(kind, "model_validate_json"):
         # In JSON's mode: a strict model takes a date as text then.
         return kind.model_validate_json(_encode(value))

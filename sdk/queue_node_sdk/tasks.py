@@ -20,7 +20,7 @@ a failed attempt, for a worker with newer code may know it.
 import inspect
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial, update_wrapper
 from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
@@ -58,15 +58,19 @@ class TaskClient(Protocol):
 
     def submit(self, payload: str, **options: Unpack[JobOptions]) -> str:
         """Store a job; its id."""
+        ...
 
     def submit_many(self, jobs: Iterable[str | Submit]) -> list[str]:
         """Store many; their ids."""
+        ...
 
     def get(self, job_id: str) -> Job:
         """The job now."""
+        ...
 
     def wait(self, job_id: str, timeout: float | None = 60.0) -> Job:
         """The finished job."""
+        ...
 
 
 class AsyncTaskClient(Protocol):
@@ -74,15 +78,19 @@ class AsyncTaskClient(Protocol):
 
     async def submit(self, payload: str, **options: Unpack[JobOptions]) -> str:
         """Store a job; its id."""
+        ...
 
     async def submit_many(self, jobs: Iterable[str | Submit]) -> list[str]:
         """Store many; their ids."""
+        ...
 
     async def get(self, job_id: str) -> Job:
         """The job now."""
+        ...
 
     async def wait(self, job_id: str, timeout: float | None = 60.0) -> Job:  # noqa: ASYNC109 - the node's wait
         """The finished job."""
+        ...
 
 
 class TaskHandle(Generic[R]):
@@ -319,8 +327,8 @@ class Tasks:
         self, function: Callable[..., Any], name: str | None, options: JobOptions
     ) -> Task[..., Any]:
         name = name or f"{_module_of(function)}.{function.__qualname__}"
-        kind = AsyncTask if inspect.iscoroutinefunction(function) else SyncTask
-        made: Task[..., Any] = kind(self, function, name, options)
+        kind = AsyncTask[..., Any] if inspect.iscoroutinefunction(function) else SyncTask[..., Any]
+        made = kind(self, function, name, options)
         there = self._by_name.get(name)
         # A module that is loaded again brings the same function anew.
         if there is not None and _place(there.function) != _place(function):
@@ -369,7 +377,7 @@ class Tasks:
     @contextmanager
     def connected(
         self, client: TaskClient | None = None, async_client: AsyncTaskClient | None = None
-    ) -> Iterator[None]:
+    ) -> Generator[None, None, None]:
         """Send through these inside the block; what is not given stays."""
         before = self._client, self._async_client
         self._client = client or self._client
@@ -449,4 +457,4 @@ def _place(function: Callable[..., Any]) -> tuple[str, str]:
 default: Final = Tasks()
 """The set behind ``task``."""
 
-task = default.task
+task: Final = default.task

@@ -35,7 +35,7 @@ class Transport:
         http_transport: httpx2.BaseTransport | None = None,
     ) -> None:
         self._wire = Wire(url, key, request_timeout)
-        self.url = self._wire.url
+        self.url: str = self._wire.url
         self._closing = threading.Event()
         self._http = httpx2.Client(verify=verify, limits=LIMITS, transport=http_transport)
 

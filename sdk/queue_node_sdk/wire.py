@@ -44,7 +44,7 @@ class Wire:
         """
         if not request_timeout > 0:
             raise ConfigurationError("request_timeout must be more than 0 seconds")
-        self.url = check_url(url)
+        self.url: Final = check_url(url)
         try:
             httpx2.URL(self.url)
         except httpx2.InvalidURL as error:

@@ -6,7 +6,7 @@ A handler gets a ``JobContext`` and returns the result, or raises: anything at a
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
@@ -34,6 +34,7 @@ class Control(Protocol):
     @property
     def ends_at(self) -> float:
         """Until when the lease surely lasts, on ``time.monotonic()``."""
+        ...
 
     def tell_progress(self, progress: float | str) -> None:
         """Send it along with the next heartbeat."""
@@ -151,7 +152,7 @@ class Retry(Exception):
     def __init__(self, reason: str = "", *, in_: Duration | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.in_ = None if in_ is None else wire_duration("in_", in_)
+        self.in_: float | str | None = None if in_ is None else wire_duration("in_", in_)
 
 
 class Reject(Exception):
@@ -167,7 +168,7 @@ class Release(Exception):
 
     def __init__(self, delay: Duration | None = None) -> None:
         super().__init__(delay)
-        self.delay = None if delay is None else wire_duration("delay", delay)
+        self.delay: float | str | None = None if delay is None else wire_duration("delay", delay)
 
 
 # Who is at work ------------------------------------------------------------------------------
@@ -181,7 +182,7 @@ def current_job() -> JobContext | None:
 
 
 @contextmanager
-def working_on(job: JobContext) -> Iterator[None]:
+def working_on(job: JobContext) -> Generator[None, None, None]:
     """Make ``job`` the current one."""
     token = _current.set(job)
     try:

@@ -363,7 +363,7 @@ class WorkerCore:
         Of several nobody knows which: each goes by itself next. A single one was wrong itself,
         most often because its result is too large: the attempt fails and says so.
         """
-        given_up = []
+        given_up: list[Held] = []
         for held in reports:
             held.reporting = False
             if len(reports) > 1:

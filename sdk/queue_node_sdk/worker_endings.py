@@ -6,7 +6,7 @@ library's own ``BaseException``, an exception that cannot even be printed.
 
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from queue_node_sdk.models import LeasedJob
 from queue_node_sdk.worker_context import JobContext, Reject, Release, Retry, working_on
@@ -69,8 +69,11 @@ def described(error: BaseException) -> str:
 
 def _alone(error: BaseException) -> BaseException:
     """What a nursery or a task group wrapped, if it is one exception."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    while isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        if len(group.exceptions) != 1:
+            return group
+        error = group.exceptions[0]
     return error
 
 

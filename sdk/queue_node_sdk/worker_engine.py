@@ -84,6 +84,7 @@ class Line(Protocol):
         Raises:
             QueueNodeError: the refusal, or the trouble that outlasted the patience.
         """
+        ...
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -97,6 +98,7 @@ class Runner(Protocol):
 
     def withdraw(self) -> list[JobContext]:
         """Take back those that have not begun; ``ended`` is not told of them."""
+        ...
 
     def lose(self, job: JobContext) -> None:
         """The job is not ours any more: end its handler, if that can be done."""

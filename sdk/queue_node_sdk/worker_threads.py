@@ -21,6 +21,7 @@ class Bench(Protocol):
 
     def work(self, job: JobContext) -> Ending:
         """Run the handler to its end. Raises nothing."""
+        ...
 
     def lose(self, job: JobContext) -> None:
         """End the handler of ``job``, if it runs here. From any thread."""

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import queue_node_sdk
+from tests.support.wheel import build_wheel
 
 SDK = Path(__file__).parents[3] / "sdk"
 
@@ -39,27 +40,7 @@ def test_the_settings_name_every_file_of_the_package():
 
 
 def test_the_wheel_holds_the_package_its_types_and_nothing_else(tmp_path: Path):
-    # Copied first: a build writes beside its source.
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        (source / name).write_bytes((SDK / name).read_bytes())
-    package = source / "queue_node_sdk"
-    package.mkdir()
-    for file in (SDK / "queue_node_sdk").iterdir():
-        if file.is_file():
-            (package / file.name).write_bytes(file.read_bytes())
-    program = (
-        "import setuptools.build_meta as backend, sys; print(backend.build_wheel(sys.argv[1]))"
-    )
-    built = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)],
-        cwd=source,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    with zipfile.ZipFile(tmp_path / built.stdout.split()[-1]) as wheel:
+    with zipfile.ZipFile(build_wheel(tmp_path)) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
         (about,) = [name for name in wheel.namelist() if name.endswith("/METADATA")]
         requires = [
