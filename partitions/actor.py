@@ -294,8 +294,8 @@ class Actor:
 
     def _apply(self, command: Command, now_ms: int, room: _Room) -> Answer:
         if room is not _Room.ALL:
-            if type(command) is Get and room is _Room.NONE:
-                return self._state.find(command.job_id)
+            if room is _Room.NONE and isinstance(command, Get | List | ViewQueues):
+                return self._state.look(command, now_ms)
             if not self._takes_spare(command, room):
                 return StorageFull()
         if self._nearly_full and type(command) in _SUBMITS:

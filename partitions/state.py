@@ -98,6 +98,9 @@ _RETRIED: Final = (State.DEAD, State.CANCELLED)
 _GIVEN_BACK: Final = (State.READY, State.SCHEDULED)
 """Where a job that was leased before is only by a release, or as new."""
 
+Look = Get | List | ViewQueues
+"""Commands that change nothing."""
+
 Put = Callable[[bytes], int]
 """Gives a text to the next commit; returns its position."""
 
@@ -147,6 +150,18 @@ class PartitionState:
         """A job as it is now; changes nothing, so it needs no room on the disk."""
         job = self.jobs.by_id.get(job_id)
         return JobNotFound(job_id) if job is None else view_of_job(job, self.jobs.kind(job))
+
+    def look(self, command: Look, now_ms: int) -> Answer:
+        """What a command finds that changes nothing, as things are without time catching up."""
+        match command:
+            case Get():
+                return self.find(command.job_id)
+            case List():
+                return page(self.jobs, command)
+            case ViewQueues():
+                return self._queues(command, now_ms)
+            case _:
+                assert_never(command)
 
     def next_deadline_ms(self) -> int | None:
         """When a ``Tick`` is due, if nothing else comes before; None: never."""
@@ -236,14 +251,12 @@ class PartitionState:
                 return Applied(self._forget(now_ms), NothingReady())
             case Cancel() | Retry() | Forget():
                 return self._decide_of_job(command, now_ms)
-            case List():
-                return Applied((), page(self.jobs, command))
+            case List() | ViewQueues():
+                return Applied((), self.look(command, now_ms))
             case Sweep():
                 return self._decide_sweep(command)
             case Pause():
                 return self._decide_pause(command)
-            case ViewQueues():
-                return Applied((), self._queues(command, now_ms))
             case Unwatch():
                 return Applied((), Settled(command.job_id))
             case _:
