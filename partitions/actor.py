@@ -62,7 +62,7 @@ from partitions.messages import (
 )
 from partitions.pipe import BACKLOG_BYTES_HIGH, Pipe
 from partitions.record import RECORD_HEADER_BYTES
-from partitions.state import PartitionState
+from partitions.state import Look, PartitionState
 from partitions.watermark import Watermark
 
 if TYPE_CHECKING:
@@ -294,10 +294,8 @@ class Actor:
 
     def _apply(self, command: Command, now_ms: int, room: _Room) -> Answer:
         if room is not _Room.ALL:
-            if room is _Room.NONE and type(command) in _READS:
-                seen = self._state.look(command, now_ms)
-                assert seen is not None, "it only reads"
-                return seen
+            if room is _Room.NONE and isinstance(command, Look):
+                return self._state.look(command, now_ms)
             if not self._takes_spare(command, room):
                 return StorageFull()
         if self._nearly_full and type(command) in _SUBMITS:

@@ -10,6 +10,7 @@
   from which acks and leases go on.
 * A full segment is followed by a new one: written beside, synced, renamed, directory
   synced, and only then used. Then the full one is sealed, which costs one more sync.
+  Without room for a new one the old one goes on, up to what a position can name.
 
 Any other failure of a write or a sync ends the log: it raises, and the process must end
 too, because nobody knows what the disk holds (``recovery`` finds out).
@@ -36,7 +37,7 @@ from partitions.limits import (
     SEGMENT_BYTES,
     TEXT_BYTES_MAX,
 )
-from partitions.positions import make_position, offset_of, segment_of
+from partitions.positions import OFFSET_MAX, make_position, offset_of, segment_of
 from partitions.record import (
     BLOB_HEADER_BYTES,
     RECORD_HEADER_BYTES,
@@ -264,6 +265,9 @@ class Log:
         if keep_bytes is None:
             keep_bytes = self._sizes.reserve_bytes
         needed = tail.offset_bytes + record_bytes + keep_bytes
+        if needed > OFFSET_MAX:
+            # There is room for zeros and, for so long now, none for another file.
+            return False
         while tail.zeros_end_bytes < needed:
             try:
                 tail.file.write(self._zeros, tail.zeros_end_bytes)
@@ -278,7 +282,7 @@ class Log:
     @property
     def zeros_bytes(self) -> int:
         """Zeros behind the tail: what a record may take without the disk being asked."""
-        return self._tail.zeros_end_bytes - self._tail.offset_bytes
+        return min(self._tail.zeros_end_bytes, OFFSET_MAX) - self._tail.offset_bytes
 
     def put(self, text: bytes) -> int:
         """Put a text into the next commit; the position that it will have once committed."""

@@ -36,6 +36,7 @@ _SIZES: Final[tuple[int, ...]] = (
 
 def make_position(segment: int, offset_bytes: int, blob_bytes: int) -> int:
     """The position of a blob of ``blob_bytes`` (header included, at most 1 MiB + 8)."""
+    assert offset_bytes <= OFFSET_MAX, "its bits would be taken for those of the size"
     size_class = bisect_left(_SIZES, blob_bytes)
     return (segment << _SEGMENT_SHIFT) | (size_class << OFFSET_BITS) | offset_bytes
 

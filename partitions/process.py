@@ -24,6 +24,7 @@ from partitions.errors import PipeError
 from partitions.limits import MAILBOX_MAILS_MAX
 from partitions.log import NO_SPACE, identity_of
 from partitions.made import mark_made
+from partitions.memory import give_back
 from partitions.messages import (
     PUSH_ID,
     Recovering,
@@ -92,6 +93,7 @@ class PartitionProcess:
         """Read the log; the actor that goes on where it ends."""
         settings, identity = self._settings, self._identity
         state, found = await self._recovered()
+        give_back()
         return Actor(
             state,
             found.log,

@@ -104,6 +104,9 @@ _RETRIED: Final = (State.DEAD, State.CANCELLED)
 _GIVEN_BACK: Final = (State.READY, State.SCHEDULED)
 """Where a job that was leased before is only by a release, or as new."""
 
+Look = Get | List | ViewQueues | Unwatch
+"""Commands that change nothing."""
+
 Put = Callable[[bytes], int]
 """Gives a text to the next commit; returns its position."""
 
@@ -149,8 +152,13 @@ class PartitionState:
         applied = self._decide(command, now_ms, put)
         return Applied(due + applied.events, applied.reply)
 
-    def look(self, command: Command, now_ms: int) -> Answer | None:
-        """The answer to a command that only reads, without time catching up; None: it does more.
+    def find(self, job_id: bytes) -> JobFound | JobNotFound:
+        """A job as it is now; changes nothing, so it needs no room on the disk."""
+        job = self.jobs.by_id.get(job_id)
+        return JobNotFound(job_id) if job is None else view_of_job(job, self.jobs.kind(job))
+
+    def look(self, command: Look, now_ms: int) -> Answer:
+        """What a command finds that changes nothing, as things are without time catching up.
 
         Nothing is evolved, so it needs no room on the disk.
         """
@@ -164,12 +172,7 @@ class PartitionState:
             case Unwatch():
                 return Settled(command.job_id)
             case _:
-                return None
-
-    def find(self, job_id: bytes) -> JobFound | JobNotFound:
-        """A job as it is now; changes nothing, so it needs no room on the disk."""
-        job = self.jobs.by_id.get(job_id)
-        return JobNotFound(job_id) if job is None else view_of_job(job, self.jobs.kind(job))
+                assert_never(command)
 
     def next_deadline_ms(self) -> int | None:
         """When a ``Tick`` is due, if nothing else comes before; None: never."""
@@ -259,16 +262,12 @@ class PartitionState:
                 return Applied(self._forget(now_ms), NothingReady())
             case Cancel() | Retry() | Forget():
                 return self._decide_of_job(command, now_ms)
-            case List():
-                return Applied((), page(self.jobs, command))
+            case List() | ViewQueues() | Unwatch():
+                return Applied((), self.look(command, now_ms))
             case Sweep():
                 return self._decide_sweep(command)
             case Pause():
                 return self._decide_pause(command)
-            case ViewQueues():
-                return Applied((), self._queues(command, now_ms))
-            case Unwatch():
-                return Applied((), Settled(command.job_id))
             case _:
                 assert_never(command)
 

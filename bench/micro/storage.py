@@ -27,6 +27,7 @@ from partitions.checkpoint import Checkpoints
 from partitions.disk import RealDisk
 from partitions.limits import RESERVE_BYTES, SEGMENT_BYTES
 from partitions.log import EVENT_BYTES_MAX, Identity, Log
+from partitions.memory import give_back
 from partitions.messages import Ack, Command, Enqueue, Lease
 from partitions.recovery import recover
 from partitions.slots import SLOTS, make_job_id
@@ -106,6 +107,7 @@ def _run(phase: str, directory: Path, jobs: int) -> Phase:
     disk, state = RealDisk(), PartitionState()
     memory_before, started = _resident_bytes(), time.perf_counter()
     found = recover(disk, directory, _IDENTITY, state)
+    give_back()  # as a partition does
     snapshot_bytes, longest_step_ms, excess_segments = 0, 0.0, 0.0
     if phase == "fill":
         _fill(state, found.log, jobs)

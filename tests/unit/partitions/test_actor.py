@@ -844,8 +844,13 @@ async def test_without_even_the_reserve_only_reads_are_answered(autojump_clock, 
         await front.ask(enqueue(1), Lease(60_000))
         use_up_the_reserve(partition)
         before = len(partition.disk.operations)
-        ack, lease, submit, view = await front.ask(
-            Ack(job_id(1), 1, b"r"), Lease(5), enqueue(2), Get(job_id(1))
+        ack, lease, submit, view, page, queues = await front.ask(
+            Ack(job_id(1), 1, b"r"),
+            Lease(5),
+            enqueue(2),
+            Get(job_id(1)),
+            List(0, 10),
+            ViewQueues(),
         )
         assert [ack, lease, submit] == [StorageFull()] * 3
         assert isinstance(view, JobView)

@@ -1,5 +1,6 @@
 """The jobs inside: whose turn it is in a group, where a job is found, snapshots, moved texts."""
 
+import tracemalloc
 from typing import get_args
 
 import msgspec
@@ -66,6 +67,21 @@ class World:
 @pytest.fixture
 def world() -> World:
     return World()
+
+
+# Memory -------------------------------------------------------------------------------------
+
+
+def test_a_waiting_job_takes_no_more_memory_than_was_counted(world):
+    # Just below the size at which the table of ids grows: then it has 27 bytes for each.
+    count = 10_900
+    events = [JobEnqueued(job_id(each), (1 << 34) + each, 3, NOW, "owner") for each in range(count)]
+    tracemalloc.start()
+    world(*events)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # The job 80, its number 32, two lists 16; id and position are those of the event.
+    assert taken / count < 80 + 32 + 16 + 27 + 2
 
 
 # Groups -------------------------------------------------------------------------------------

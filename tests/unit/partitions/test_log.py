@@ -9,11 +9,12 @@ import msgspec
 import pytest
 
 from partitions import log as module
+from partitions.disk import File, RealDisk
 from partitions.errors import BlobUnreadableError
 from partitions.events import BackoffOver, Event, decode_events
 from partitions.limits import TEXT_BYTES_MAX
 from partitions.log import Identity, Log, Sizes, segment_name
-from partitions.positions import make_position, offset_of, segment_of
+from partitions.positions import OFFSET_MAX, make_position, offset_of, segment_of
 from partitions.record import (
     BLOB_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
@@ -342,6 +343,42 @@ def test_a_roll_that_finds_no_space_goes_on_in_the_old_segment_and_tries_again(d
     log.make_room(1)
     assert (segment_of(position), log.tail_segment) == (1, 2)
     assert opened(disk.crash(LOST)).read(position) == b"still in the first"
+
+
+def test_a_segment_that_cannot_be_left_takes_no_more_than_a_position_can_name(tmp_path):
+    # A file system without a free inode has room for zeros, and none for the next segment.
+    disk = NoMoreFiles()
+    disk.make_directory(tmp_path)
+    sizes = Sizes(segment_bytes=4096, extent_bytes=1 << 20, reserve_bytes=512 << 10)
+    log = recover(disk, tmp_path, IDENTITY, PartitionState(), sizes).log
+    disk.is_full = True
+    # As after 128 MiB of records, but for half an extent.
+    log._tail.offset_bytes = log._tail.zeros_end_bytes = OFFSET_MAX - (1 << 19) - 100_000
+    taken: dict[int, bytes] = {}
+    while log.reserve(20_000) or log.zeros_bytes > 20_000:
+        text = b"%d" % len(taken) * 9_000
+        taken[log.put(text)] = text
+        log.commit([EVENT], 1)
+        log.make_room(1)
+    assert 20 < len(taken) < 40
+    assert max(offset_of(at) for at in taken) < OFFSET_MAX
+    assert {at: log.read(at) for at in taken} == taken
+    assert not log.reserve(20_000, keep_bytes=0)
+    disk.is_full = False
+    log.make_room(1)
+    assert log.tail_segment == 2
+    assert log.reserve(20_000)
+
+
+class NoMoreFiles(RealDisk):
+    """A file system on which, once told, no file can be made."""
+
+    is_full = False
+
+    def create(self, path: Path) -> File:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return super().create(path)
 
 
 def test_a_roll_whose_name_may_not_be_durable_ends_the_log_even_for_lack_of_space(disk, log):
