@@ -6,6 +6,7 @@ format is refused, and only where there is a body that would be read.
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 
 _WORD: Final = r"[!#$%&'*+.^_`|~0-9a-z-]+"
@@ -19,8 +20,11 @@ _READ_BODIES: Final = frozenset({"POST", "PUT", "PATCH"})
 
 def is_other_format(method: str, content_type: str) -> bool:
     """Whether the body of such a request, if it has one, is to be refused (415)."""
-    if method not in _READ_BODIES:
-        return False
+    return method in _READ_BODIES and _names_other_format(content_type)
+
+
+@lru_cache(maxsize=256)  # a client says the same each time
+def _names_other_format(content_type: str) -> bool:
     match = _MEDIA_TYPE.fullmatch(content_type.lower())
     if match is None:
         return False  # it names no format at all

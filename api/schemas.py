@@ -698,7 +698,8 @@ def _duration(
         raise refused(f"{field} must be a duration like 1m30s or a number of seconds, {span}")
     if ms < least_ms:
         raise refused(f"{field} must be > 0")
-    if ms > most_ms:
+    # A number a hair above the limit is above it, whatever it is rounded to.
+    if ms > most_ms or (isinstance(value, float) and value * 1000 > most_ms):
         raise refused(f"{field} must be <= {_shown(most_ms)}")
     return ms
 

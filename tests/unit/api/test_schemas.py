@@ -256,6 +256,14 @@ def test_the_words_about_a_surrogate_do_not_take_a_backslash_for_one() -> None:
     )
 
 
+def test_a_number_a_hair_above_the_limit_is_above_it() -> None:
+    week_s = 7 * 24 * 3600
+    assert not isinstance(schemas.decode_lease(b'{"lease_duration": %d.0}' % week_s), Problem)
+    above = schemas.decode_lease(b'{"lease_duration": %d.0000000001}' % week_s)
+    assert isinstance(above, Problem)
+    assert above.error == "lease_duration must be <= 168h"
+
+
 @pytest.mark.parametrize(
     ("field", "span"),
     [("delay", "0 to 87600h"), ("ttl", "more than 0, at most 87600h"),
