@@ -1,5 +1,6 @@
 """Workers of every kind against a real node."""
 
+import contextlib
 import functools
 import os
 import signal
@@ -352,7 +353,8 @@ PROGRAM = """
 import sys, time
 from queue_node_sdk import Worker
 def handle(job):
-    print("begun", flush=True)
+    sys.stdout.write("begun\\n")  # print() writes the line's end apart: two threads could mix them
+    sys.stdout.flush()
     if job.payload == "long":
         time.sleep(600)
     time.sleep(1)
@@ -365,12 +367,16 @@ print("returned", flush=True)
 def test_sigterm_finishes_what_it_can_and_releases_the_rest(node: RunningNode, client: Client):
     texts = ["short", "long", "waiting", "waiting"]
     short, long, *waiting = [client.submit(text, queue="ending") for text in texts]
-    with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM],
-        env=os.environ | {"QUEUE_NODE_URL": node.url, "QUEUE_NODE_KEY": node.keys["worker"]},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            env=os.environ | {"QUEUE_NODE_URL": node.url, "QUEUE_NODE_KEY": node.keys["worker"]},
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(process.kill)  # it would be waited for after a failure
         assert process.stdout is not None
         assert process.stdout.readline() == process.stdout.readline() == "begun\n"
         began_at = time.monotonic()
