@@ -489,12 +489,15 @@ class _InThisProcess:
     """The same in the other process. ``places``: ``{task: (module, function)}``."""
 
     def __init__(self, places: dict[str, tuple[str, str]]) -> None:
-        self._places = places
+        # Now and not in the first job, whose span needs what the modules set up.
+        self._tasks: dict[str, Task[..., Any]] = {
+            name: _found_at(*place) for name, place in places.items()
+        }
 
     def __call__(self, job: LeasedJob) -> str | None:
         envelope = open_envelope(job.payload)
-        # Not by name: that of a program's main module is another here.
-        task: Task[..., Any] = _found_at(*self._places[envelope.task])
+        # By the names of the worker: here a program's main module has another one.
+        task = self._tasks[envelope.task]
         return _told(task, task.function(**_arguments(task, envelope)))
 
 

@@ -118,6 +118,35 @@ def test_a_task_may_run_in_a_process_beside_others_that_do_not(
         assert process.wait(DEADLINE_S) == ExitCode.DRAINED
 
 
+TRACED = """
+from pathlib import Path
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+from queue_node_sdk.tasks import task
+
+provider = TracerProvider()
+file = Path("spans").open("a")
+provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=file)))
+trace.set_tracer_provider(provider)
+
+@task(name="traced", process=True)
+def traced() -> str:
+    return f"{trace.get_current_span().get_span_context().trace_id:032x}"
+"""
+
+
+def test_a_trace_goes_on_in_a_process(node: RunningNode, client: Client, tmp_path: Path):
+    (tmp_path / "spanning.py").write_text(TRACED)
+    tags = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+    with worker(node, tmp_path, "spanning"):
+        job = client.submit_and_wait('{"task":"traced"}', tags=tags, timeout=DEADLINE_S)
+    assert job.result == f'"{"a" * 32}"'
+    exported = (tmp_path / "spans").read_text()
+    assert job.job_id in exported
+    assert f'"parent_id": "0x{"b" * 16}"' in exported
+
+
 MAIN = """
 import os
 from queue_node_sdk import Worker
