@@ -24,6 +24,7 @@ from queue_node_sdk.models import Job, JobState, LeasedJob, QueueInfo, QueueList
 from queue_node_sdk.options import Duration, JobOptions, Submit, submit_body
 from queue_node_sdk.protocol import Reply
 from queue_node_sdk.settings import url_and_key_from_env
+from queue_node_sdk.telemetry import traced
 from queue_node_sdk.waiting import Waiting
 
 
@@ -104,7 +105,7 @@ class AsyncClient:
                 be stored, or not.
             Overloaded, Unreachable, StorageFull: the job is not stored.
         """
-        body = submit_body(payload, options, uuid4().hex)
+        body = _body_of(payload, options)
         item = Item(body, time.monotonic() + self._retry_for, anyio.Event())
         try:
             if not self._batching.add(item):
@@ -463,8 +464,8 @@ def _wake(items: Iterable[Item[anyio.Event]]) -> None:
 
 def _body_of(job: str | Submit, options: JobOptions) -> bytes:
     if isinstance(job, Submit):
-        return submit_body(job.payload, {**options, **job.options}, uuid4().hex)
-    return submit_body(job, options, uuid4().hex)
+        return _body_of(job.payload, {**options, **job.options})
+    return submit_body(job, traced(options), uuid4().hex)
 
 
 def _id_or_raise(outcome: str | QueueNodeError | None) -> str:

@@ -156,7 +156,7 @@ class Batching(Generic[_Bell]):
 
     def _promote(self) -> list[Item[_Bell]]:
         """Give the lead to who waits longest, with all that fit into its request."""
-        promoted = []
+        promoted: list[Item[_Bell]] = []
         while self._waiting and not self._must_wait():
             promoted.append(self._next_leader())
         return promoted

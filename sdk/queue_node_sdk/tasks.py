@@ -17,6 +17,7 @@ make a job DEAD at once, for no attempt could do better; a task that the worker 
 a failed attempt, for a worker with newer code may know it.
 """
 
+import importlib
 import inspect
 import sys
 import threading
@@ -31,7 +32,7 @@ from queue_node_sdk.client import Client
 from queue_node_sdk.errors import ConfigurationError, QueueNodeError
 from queue_node_sdk.models import Job, LeasedJob
 from queue_node_sdk.options import OPTION_NAMES, JobOptions, Submit
-from queue_node_sdk.task_codec import BadArguments, BadResult, CallCodec, open_envelope
+from queue_node_sdk.task_codec import BadArguments, BadResult, CallCodec, Envelope, open_envelope
 from queue_node_sdk.worker_context import Reject
 
 P = ParamSpec("P")
@@ -126,12 +127,19 @@ class Task(Generic[P, R]):
     """A function whose calls can be sent. ``Tasks.task`` makes them."""
 
     def __init__(
-        self, tasks: "Tasks", function: Callable[P, Any], name: str, options: JobOptions
+        self,
+        tasks: "Tasks",
+        function: Callable[P, Any],
+        name: str,
+        options: JobOptions,
+        process: bool = False,
     ) -> None:
         self.tasks: Final = tasks
         self.name: Final = name
         self.options: Final = options
         self.function: Final = function
+        self.process: Final = process
+        """Whether a worker runs it in a process of its own."""
         self._codec: CallCodec | None = None
         update_wrapper(self, function)
 
@@ -219,7 +227,11 @@ class Task(Generic[P, R]):
 
     def _copied(self, options: JobOptions) -> Any:  # noqa: ANN401 - the same class
         copy = type(self)(
-            self.tasks, self.function, self.name, cast("JobOptions", {**self.options, **options})
+            self.tasks,
+            self.function,
+            self.name,
+            cast("JobOptions", {**self.options, **options}),
+            self.process,
         )
         copy._codec = self._codec
         return copy
@@ -297,7 +309,9 @@ class Tasks:
     def task(self, function: Callable[P, R], /) -> SyncTask[P, R]: ...
 
     @overload
-    def task(self, *, name: str | None = None, **options: Unpack[JobOptions]) -> _Decorator: ...
+    def task(
+        self, *, name: str | None = None, process: bool = False, **options: Unpack[JobOptions]
+    ) -> _Decorator: ...
 
     def task(  # type: ignore[misc]  # mypy and keywords typed by Unpack: signature 3 fits
         self,
@@ -305,6 +319,7 @@ class Tasks:
         /,
         *,
         name: str | None = None,
+        process: bool = False,
         **options: Any,
     ) -> Any:
         """Make a function a task: ``@task``, or ``@task(queue="images", max_retries=5)``.
@@ -313,6 +328,8 @@ class Tasks:
             function: typed; ``def`` or ``async def``.
             name: what stands in payloads; by default ``module.function``. One that is given
                 outlasts a function's move to another module.
+            process: run it in a process of the worker: for work that keeps a core busy. For a
+                ``def`` at the top of a module; its set has no ``async def`` then.
             options: of every job of it, as in ``Client.submit``.
 
         Raises:
@@ -320,15 +337,15 @@ class Tasks:
         """
         checked = _checked(cast("JobOptions", options))
         if function is None:
-            return partial(self._add, name=name, options=checked)
-        return self._add(function, name, checked)
+            return partial(self._add, name=name, process=process, options=checked)
+        return self._add(function, name, process, checked)
 
     def _add(
-        self, function: Callable[..., Any], name: str | None, options: JobOptions
+        self, function: Callable[..., Any], name: str | None, process: bool, options: JobOptions
     ) -> Task[..., Any]:
         name = name or f"{_module_of(function)}.{function.__qualname__}"
         kind = AsyncTask[..., Any] if inspect.iscoroutinefunction(function) else SyncTask[..., Any]
-        made = kind(self, function, name, options)
+        made = kind(self, function, name, options, process)
         there = self._by_name.get(name)
         # A module that is loaded again brings the same function anew.
         if there is not None and _place(there.function) != _place(function):
@@ -394,7 +411,12 @@ class Tasks:
         """For ``Worker``: a plain function, or ``async def`` when one of the tasks is.
 
         Then the plain ones run in threads of the event loop.
+
+        Raises:
+            ConfigurationError: a task with ``process=True`` cannot have a process.
         """
+        if any(task.process for task in self):
+            return _InProcesses(self)
         return self.arun if any(task.is_async for task in self) else self.run
 
     def run(self, job: LeasedJob) -> str | None:
@@ -419,12 +441,78 @@ class Tasks:
     def _read(self, job: LeasedJob) -> tuple[Task[..., Any], dict[str, Any]]:
         try:
             envelope = open_envelope(job.payload)
-            task = self._by_name.get(envelope.task)
-            if task is None:
-                raise UnknownTask(f"this worker has no task {envelope.task!r}")
-            return task, task.codec.arguments(envelope.args)
         except BadArguments as error:
             raise Reject(str(error)) from error
+        task = self._by_name.get(envelope.task)
+        if task is None:
+            raise UnknownTask(f"this worker has no task {envelope.task!r}")
+        return task, _arguments(task, envelope)
+
+    def _runs_in_process(self, job: LeasedJob) -> bool:
+        try:
+            task = self._by_name.get(open_envelope(job.payload).task)
+        except BadArguments:
+            return False  # the thread says so
+        return task is not None and task.process
+
+
+class _InProcesses:
+    """The handler of a set of which some tasks run in processes."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        if any(task.is_async for task in tasks):
+            raise ConfigurationError(
+                "process=True and async def do not go together: give one kind a Tasks() of its own"
+            )
+        self._tasks = tasks
+        self._places = {task.name: _place(task.function) for task in tasks if task.process}
+        for name, place in self._places.items():
+            if not isinstance(_found_at(*place), Task):
+                raise ConfigurationError(
+                    f"task {name}: process=True is for a function at the top of a module, under "
+                    "its own name"
+                )
+
+    def __call__(self, job: LeasedJob) -> str | None:
+        return self._tasks.run(job)
+
+    def in_process(self, job: LeasedJob) -> bool:
+        """Whether it is a job of such a task."""
+        return self._tasks._runs_in_process(job)
+
+    def __reduce__(self) -> tuple[type["_InThisProcess"], tuple[dict[str, tuple[str, str]]]]:
+        # A new process gets the names, and imports what they stand for.
+        return _InThisProcess, (self._places,)
+
+
+class _InThisProcess:
+    """The same in the other process. ``places``: ``{task: (module, function)}``."""
+
+    def __init__(self, places: dict[str, tuple[str, str]]) -> None:
+        # Now and not in the first job, whose span needs what the modules set up.
+        self._tasks: dict[str, Task[..., Any]] = {
+            name: _found_at(*place) for name, place in places.items()
+        }
+
+    def __call__(self, job: LeasedJob) -> str | None:
+        envelope = open_envelope(job.payload)
+        # By the names of the worker: here a program's main module has another one.
+        task = self._tasks[envelope.task]
+        return _told(task, task.function(**_arguments(task, envelope)))
+
+
+def _found_at(module: str, name: str) -> Any:  # noqa: ANN401 - whatever is there
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _arguments(task: Task[..., Any], envelope: Envelope) -> dict[str, Any]:
+    try:
+        return task.codec.arguments(envelope.args)
+    except BadArguments as error:
+        raise Reject(str(error)) from error
 
 
 def _told(task: Task[..., Any], value: object) -> str | None:

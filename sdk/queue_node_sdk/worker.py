@@ -30,8 +30,8 @@ from queue_node_sdk.worker_async import AsyncRunner
 from queue_node_sdk.worker_context import JobContext
 from queue_node_sdk.worker_engine import Engine, Line, Runner
 from queue_node_sdk.worker_options import WorkerOptions, default_name
-from queue_node_sdk.worker_process import InProcess, check_handler
-from queue_node_sdk.worker_threads import InThread, ThreadRunner
+from queue_node_sdk.worker_process import InEither, InProcess, InProcesses, check_handler
+from queue_node_sdk.worker_threads import Bench, InThread, ThreadRunner
 
 Handler = Callable[[JobContext], str | None] | Callable[[JobContext], Awaitable[str | None]]
 """What works on a job. One that is annotated with ``LeasedJob`` fits as well."""
@@ -66,7 +66,8 @@ class Worker:
       starts one (``backend``). When its job is lost its scope is cancelled.
     - ``def`` with ``process=True``: runs in one of ``concurrency`` processes. When its job is
       lost the process is killed. The handler must be importable, and the program guard its
-      start with ``if __name__ == "__main__":``.
+      start with ``if __name__ == "__main__":``. A handler with a method ``in_process(job)``, such
+      as that of tasks with ``process=True``, has some jobs run so and the others in threads.
     """
 
     def __init__(
@@ -234,9 +235,7 @@ class Worker:
 
     def _run_in_threads(self) -> None:
         self._begin()
-        handler = cast("Callable[[JobContext], object]", self._handler)
-        make_bench = InProcess if self._in_processes else InThread
-        benches = [make_bench(handler) for _ in range(self._options.concurrency)]
+        benches = [self._make_bench() for _ in range(self._options.concurrency)]
         runner = ThreadRunner(benches, self._engine.ended)
         thread = self._start_engine(runner)
         try:
@@ -246,6 +245,14 @@ class Worker:
             self._engine.stop(0)
         runner.join(_JOIN_SECONDS)
         self._raise_what_ended_it()
+
+    def _make_bench(self) -> Bench:
+        handler = cast("Callable[[JobContext], object]", self._handler)
+        if self._in_processes:
+            return InProcess(handler)
+        if isinstance(handler, InProcesses):
+            return InEither(handler)
+        return InThread(handler)
 
     def _begin(self) -> None:
         if self._ran:

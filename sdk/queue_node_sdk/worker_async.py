@@ -9,9 +9,9 @@ import anyio.abc
 import anyio.lowlevel
 
 from queue_node_sdk.doorbell import Doorbell
-from queue_node_sdk.worker_context import JobContext, working_on
+from queue_node_sdk.worker_context import JobContext
 from queue_node_sdk.worker_core import Ending, GivenBack
-from queue_node_sdk.worker_endings import ending_from, ending_of
+from queue_node_sdk.worker_endings import attempting, ending_from, ending_of
 
 
 class AsyncRunner:
@@ -109,7 +109,7 @@ class AsyncRunner:
 
     async def _attempt(self, job: JobContext) -> Ending:
         try:
-            with working_on(job):
+            with attempting(job):
                 return ending_of(await self._handler(job))
         except anyio.get_cancelled_exc_class() as error:
             # Ours goes on. One that the handler caught from somewhere else, a task of its

@@ -5,10 +5,14 @@ library's own ``BaseException``, an exception that cannot even be printed.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Final, cast
 
+import anyio
+
 from queue_node_sdk.models import LeasedJob
+from queue_node_sdk.telemetry import AttemptSpan, attempt_span
 from queue_node_sdk.worker_context import JobContext, Reject, Release, Retry, working_on
 from queue_node_sdk.worker_core import Done, Ending, Failed, GivenBack
 
@@ -21,10 +25,39 @@ _ERROR_CHARACTERS_MAX: Final = 4_000
 def attempt(handler: Callable[[JobContext], object], job: JobContext) -> Ending:
     """Run ``handler``; what came of it. Raises nothing."""
     try:
-        with working_on(job):
+        with attempting(job):
             return ending_of(handler(job))
     except BaseException as error:
         return ending_from(error, job)
+
+
+@contextmanager
+def attempting(job: JobContext) -> Generator[None, None, None]:
+    """Around a handler: ``job`` is the current one, its span the current span."""
+    with working_on(job), attempt_span(job) as span:
+        try:
+            yield
+        except BaseException as error:
+            _tell_span(span, job, _alone(error))
+            raise
+
+
+def _tell_span(span: AttemptSpan, job: JobContext, error: BaseException) -> None:
+    if isinstance(error, Release):
+        return
+    if job.lost or _is_cancellation(error):
+        # A worker that is cancelled gives its jobs back; nothing has failed.
+        if job.why_lost is not None:
+            span.called_off(job.why_lost)
+        return
+    span.failed(error, described(error))
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    try:
+        return isinstance(error, anyio.get_cancelled_exc_class())
+    except RuntimeError:
+        return False  # there is no event loop
 
 
 def ending_of(result: object) -> Ending:

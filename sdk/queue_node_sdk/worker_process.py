@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess  # noqa: TC003 - as every other import here
 from queue import SimpleQueue
 from time import monotonic
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 import msgspec
 
@@ -26,6 +26,7 @@ from queue_node_sdk.models import LeasedJob
 from queue_node_sdk.worker_context import JobContext, context_of
 from queue_node_sdk.worker_core import Done, Ending, Failed, GivenBack, Loss
 from queue_node_sdk.worker_endings import attempt, described
+from queue_node_sdk.worker_threads import InThread
 
 _NEWS_SECONDS: Final = 1.0
 """How often a process hears how long its lease lasts now."""
@@ -72,6 +73,43 @@ def check_handler(handler: Callable[[JobContext], object]) -> None:
         raise ConfigurationError(
             f"process=True needs a handler that a new process can import: {error}"
         ) from error
+
+
+@runtime_checkable
+class InProcesses(Protocol):
+    """A handler of which some jobs run in processes, the others in threads."""
+
+    def __call__(self, job: JobContext, /) -> object:
+        """Work on a job, in whichever of them."""
+
+    def in_process(self, job: LeasedJob, /) -> bool:
+        """Whether this one runs in a process."""
+        ...
+
+
+class InEither:
+    """A thread with a process beside it, which is started for the first job that wants it."""
+
+    def __init__(self, handler: InProcesses) -> None:
+        self._handler = handler
+        self._thread = InThread(handler)
+        self._process = InProcess(handler)
+
+    def open(self) -> None:
+        """Nothing to do yet."""
+
+    def work(self, job: JobContext) -> Ending:
+        """Where the handler says."""
+        bench = self._process if self._handler.in_process(job) else self._thread
+        return bench.work(job)
+
+    def lose(self, job: JobContext) -> None:
+        """Kill the process, if it is at this job."""
+        self._process.lose(job)
+
+    def close(self) -> None:
+        """Let the process end, if there is one."""
+        self._process.close()
 
 
 class InProcess:

@@ -59,6 +59,7 @@ def test_the_wheel_holds_the_package_its_types_and_nothing_else(tmp_path: Path):
         "Requires-Dist: msgspec>=0.19",
         'Requires-Dist: queue-node>=0.1; extra == "testing"',
         'Requires-Dist: pytest>=8; extra == "testing"',
+        'Requires-Dist: opentelemetry-api>=1.30; extra == "otel"',
     ]
 
 

@@ -176,6 +176,24 @@ def test_two_functions_cannot_have_one_name():
         own.task(colour="red")  # type: ignore[call-overload]
 
 
+def test_what_can_have_no_process_is_refused_before_any_work():
+    own = Tasks()
+
+    @own.task(process=True)
+    def inside() -> None: ...
+
+    with pytest.raises(ConfigurationError, match="at the top of a module"):
+        _ = own.handler
+    mixed = Tasks()
+    mixed.task(process=True)(test_called_it_is_the_function)
+
+    @mixed.task
+    async def waits() -> None: ...
+
+    with pytest.raises(ConfigurationError, match="do not go together"):
+        _ = mixed.handler
+
+
 def test_without_the_server_it_says_which_extra_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "queue_node.engine", None)
     with pytest.raises(ConfigurationError, match=r"queue-node-sdk\[testing\]"):
