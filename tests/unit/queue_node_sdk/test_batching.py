@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from queue_node_sdk.batching import STUMBLING_MAX, Batching, Item
 from queue_node_sdk.delivery import BATCH_BYTES_MAX, BATCH_JOBS_MAX, Abilities
-from queue_node_sdk.errors import BadRequest
+from queue_node_sdk.errors import BadRequest, OutcomeUnknown
 from queue_node_sdk.options import submit_body
 from queue_node_sdk.protocol import AnswerLost, NotSent, Outcome, Reply
 
@@ -47,12 +47,13 @@ class Callers(RuleBasedStateMachine):
         self.send(data.draw(st.sampled_from(self.leaders)), faults)
 
     @precondition(lambda self: self.leaders)
-    @rule(data=st.data())
-    def cancel_a_leader_in_the_middle(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), requests=st.integers(1, 4))
+    def cancel_a_leader_in_the_middle(self, data: st.DataObject, requests: int) -> None:
         leader = data.draw(st.sampled_from(self.leaders))
         assert leader.delivery is not None
-        if (call := leader.delivery.next_call()) is not None:
-            leader.delivery.note(self.answer(call.body, GOOD))
+        for _ in range(requests):
+            if (call := leader.delivery.next_call()) is not None:
+                leader.delivery.note(self.answer(call.body, GOOD))
         self.cancel(leader)
 
     @rule(data=st.data())
@@ -78,8 +79,9 @@ class Callers(RuleBasedStateMachine):
             self.wake(self.batching.settle(leader))
             return
         woken = self.batching.pause(leader)
+        # Whose own job is answered does not stay for the others'.
+        assert (leader.batch is None) == (leader.outcome is not None)
         if leader.batch is None:
-            assert leader.outcome is not None
             self.leaders.remove(leader)
         self.wake(woken)
 
@@ -169,6 +171,22 @@ def test_a_request_is_bounded_in_jobs_and_in_bytes():
     # Those that were given back have waited longest, and are the next request.
     assert [item.bell for item in rest.batch[:2]] == [2, 3]
     assert all(len(item.body) < 1000 for item in rest.batch)
+
+
+def test_what_a_cancelled_leader_may_have_sent_is_not_said_to_be_nowhere():
+    batching: Batching[int] = Batching(Abilities())
+    first, second, third = (item_of(number) for number in range(3))
+    assert batching.add(first)
+    assert not any(batching.add(item) for item in (second, third))
+    [leader] = batching.abandon(first)
+    assert leader is second
+    assert batching.abandon(second) == [third]
+    assert third.delivery is not None
+    assert third.delivery.next_call() is not None
+    third.delivery.note(NotSent("refused"))
+    assert third.delivery.pause_seconds("http://node", 0, 0.5) is None
+    assert batching.settle(third) == []
+    assert isinstance(third.outcome, OutcomeUnknown)
 
 
 def test_where_there_are_no_batches_everybody_leads():
