@@ -199,14 +199,13 @@ class Checkpoints:
         return growth >= max(self._growth_bytes_min, self._snapshot_bytes) and self._is_due()
 
     def _is_behind(self) -> bool:
-        sealed_bytes = sum(each.end_bytes for each in self._log.sealed)
-        return sealed_bytes > _SIZE_SHARE * self._jobs.live.total_bytes
+        return self._log.sealed_bytes > _SIZE_SHARE * self._jobs.live.total_bytes
 
     def _has_garbage(self) -> bool:
         """Whether sealed segments hold much that is no live text."""
-        live = self._jobs.live.by_segment
-        garbage = sum(each.end_bytes - live.get(each.header.number, 0) for each in self._log.sealed)
-        return garbage > _GARBAGE_SHARE * self._jobs.live.total_bytes
+        live = self._jobs.live
+        live_bytes = live.total_bytes - live.by_segment.get(self._log.tail_segment, 0)
+        return self._log.sealed_bytes - live_bytes > _GARBAGE_SHARE * live.total_bytes
 
     def _do_something(self, now_ms: int) -> bool:
         if self._writer is not None:

@@ -221,6 +221,8 @@ class Log:
         self._zeros = bytes(sizes.extent_bytes)
         self._files: dict[int, File] = {tail.header.number: tail.file}
         self._sealed = {segment.header.number: segment for segment in sealed}
+        self.sealed_bytes = sum(segment.end_bytes for segment in sealed)
+        """Of the segments behind the tail: counted on, for there may be thousands."""
         self._paths: dict[int, Path] = {}
         """Of segments that were read."""
         self.appended_bytes = 0
@@ -368,7 +370,7 @@ class Log:
     def retire(self, numbers: Sequence[int]) -> None:
         """Remove sealed segments, which nothing needs any more, durably."""
         for number in numbers:
-            del self._sealed[number]
+            self.sealed_bytes -= self._sealed.pop(number).end_bytes
             self._paths.pop(number, None)
             if (file := self._files.pop(number, None)) is not None:
                 file.close()
@@ -418,6 +420,7 @@ class Log:
         self._disk.sync_directory(self._directory)
         self._seal(old)
         self._sealed[old.header.number] = Segment(old.header, old.offset_bytes)
+        self.sealed_bytes += old.offset_bytes
         self._tail = Tail(header, file, SEGMENT_HEADER_BYTES, zeros_end, old.next_lsn, old.prev_crc)
         self._close_surplus(_OPEN_FILES_MAX)
         self._files[header.number] = file
