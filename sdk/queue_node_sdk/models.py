@@ -149,7 +149,7 @@ class QueueList(list[QueueInfo]):
     def __init__(self, queues: Iterable[QueueInfo] = (), unavailable: Iterable[int] = ()) -> None:
         """``unavailable``: see the attribute."""
         super().__init__(queues)
-        self.unavailable = list(unavailable)
+        self.unavailable: list[int] = list(unavailable)
         """Partitions that did not answer: queues that are only there are missing."""
 
     def __repr__(self) -> str:
