@@ -7,6 +7,7 @@ the log lasts as long as the process does anyway.
 
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -79,12 +80,20 @@ class InProcessPartition:
         )
         self._sockets_in, self._sockets = trio.open_memory_channel[socket.socket](_CONNECTIONS_MAX)
 
-    def connect(self) -> socket.socket:
-        """The front's end of a new connection."""
+    def connect(self) -> socket.socket | None:
+        """The front's end of a new connection; None: nobody serves any more.
+
+        A front that hears of the end before its own is cancelled asks once more.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.setblocking(False)
         theirs.setblocking(False)
-        self._sockets_in.send_nowait(ours)
+        try:
+            self._sockets_in.send_nowait(ours)
+        except trio.BrokenResourceError:
+            ours.close()
+            theirs.close()
+            return None
         return theirs
 
     async def run(self) -> None:
@@ -94,14 +103,24 @@ class InProcessPartition:
             OSError: of the disk.
         """
         send, receive = trio.open_memory_channel[Mail](MAILBOX_MAILS_MAX)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._actor.run, receive)
-            async for sock in self._sockets:
-                nursery.start_soon(self._serve_front, Pipe(sock), send)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._actor.run, receive)
+                async for sock in self._sockets:
+                    nursery.start_soon(self._serve_front, Pipe(sock), send)
+        finally:
+            self._hang_up()
 
     def close(self) -> None:
         """Give back the log's files; ``run`` has ended."""
         self._log.close()
+
+    def _hang_up(self) -> None:
+        """Close what nobody will serve, and take nothing more."""
+        with suppress(trio.WouldBlock):
+            while True:
+                self._sockets.receive_nowait().close()
+        self._sockets.close()
 
     async def _serve_front(self, pipe: Pipe, send: trio.MemorySendChannel[Mail]) -> None:
         try:
