@@ -1,5 +1,6 @@
 """A real disk that is full: 507 for new jobs, the rest goes on, and it heals by itself."""
 
+import contextlib
 import os
 import signal
 import time
@@ -112,6 +113,43 @@ def fill_up(directory: Path) -> Path:
                 continue
     assert os.statvfs(directory).f_bavail < 256, "there is room left"
     return path
+
+
+def test_without_a_free_inode_every_text_stays_readable_and_it_heals(tmp_path: Path):
+    needs()
+    large = b"x" * 1_000_000
+    with (
+        tmpfs(tmp_path / "small", "400m,nr_inodes=50") as small,
+        PartitionProcess(small).wait_ready() as partition,
+        partition.front() as front,
+    ):
+        fillers = take_all_inodes(small)
+        stored = 0
+        while front.ask(enqueue(stored, b"%d" % stored + large)) == [Enqueued(job_id(stored))]:
+            stored += 1
+            assert stored < 200, "it goes on behind what a position can name"
+        # The segment after the first could not be made, and that one holds 128 MiB.
+        assert [each.name for each in small.glob("p-0000/*")] == ["0000000001.seg"]
+        assert stored > 120
+        for index in range(stored):
+            (leased,) = front.ask(Lease(3_600_000))
+            assert isinstance(leased, Leased), leased
+            assert leased.payload == b"%d" % index + large
+        for each in fillers:
+            each.unlink()
+        assert wait_healed(front, stored) < stored + 1_000
+
+
+def take_all_inodes(directory: Path) -> list[Path]:
+    """Files without content, until there can be no more."""
+    made = []
+    with contextlib.suppress(OSError):
+        for number in range(100):
+            path = directory / f"filler-{number}"
+            path.touch()
+            made.append(path)
+    assert len(made) < 100, "there are more"
+    return made
 
 
 def test_a_first_start_on_a_full_disk_waits_for_room(tmp_path: Path):
