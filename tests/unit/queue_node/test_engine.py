@@ -3,12 +3,17 @@
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import trio
 
+from partitions.clock import SystemClock
+from partitions.state import Policy
 from queue_node.engine import Engine, EngineClosedError, EngineReply
+from queue_node.engine_partition import InProcessPartition
 
 START_MS = 1_800_000_000_000
 
@@ -239,3 +244,16 @@ def test_what_is_no_duration_moves_nothing(engine: Engine):
 
 async def test_it_may_be_asked_from_a_task_of_trios(ask: Asking):
     assert ask("POST", "/jobs", {"payload": "a"})[0] == 201
+
+
+async def test_a_connection_that_nobody_will_serve_is_closed(tmp_path: Path):
+    partition = InProcessPartition(0, 1, tmp_path / "p", SystemClock(), Policy())
+    theirs = partition.connect()
+    assert theirs is not None
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await partition.run()
+    with theirs:
+        assert theirs.recv(1) == b""
+    assert partition.connect() is None
+    partition.close()
