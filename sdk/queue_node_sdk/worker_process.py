@@ -23,6 +23,7 @@ import msgspec
 
 from queue_node_sdk.errors import ConfigurationError
 from queue_node_sdk.models import LeasedJob
+from queue_node_sdk.options import plain
 from queue_node_sdk.worker_context import JobContext, context_of
 from queue_node_sdk.worker_core import Done, Ending, Failed, GivenBack, Loss
 from queue_node_sdk.worker_endings import attempt, described
@@ -56,7 +57,7 @@ class _Ask(msgspec.Struct, frozen=True, tag=True):
     seconds: float
 
 
-_encode: Final = msgspec.msgpack.Encoder().encode
+_encode: Final = msgspec.msgpack.Encoder(enc_hook=plain).encode
 _to_process: Final = msgspec.msgpack.Decoder(_Begin | _Lease)
 _from_process: Final = msgspec.msgpack.Decoder(_Progress | _Ask | Done | Failed | GivenBack)
 
