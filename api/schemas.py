@@ -67,6 +67,8 @@ PAGE_JOBS: Final = 100
 """Jobs of a page when the request does not say."""
 
 _DIGEST_BYTES: Final = 16
+_TRACE_TAGS: Final = frozenset(("traceparent", "tracestate"))
+"""https://www.w3.org/TR/trace-context/, as the SDK tags it: of a submit, not of its job."""
 
 _QUEUE: Final = re.compile(QUEUE_PATTERN)
 
@@ -344,7 +346,9 @@ def _same_key(header: str | None, field: str | None) -> str:
 def _digest(payload: bytes, max_retries: int | None, asked: _Asked) -> bytes:
     # What the client left open is left open here: the node's settings may have changed when
     # it sends the same again.
-    body = _msgpack((payload, max_retries, asked))
+    # So it is with its trace: the same job may be sent again while another request is answered.
+    tags = tuple(tag for tag in asked.tags if tag[0] not in _TRACE_TAGS)
+    body = _msgpack((payload, max_retries, asked._replace(tags=tags) if asked.tags else asked))
     return hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest()
 
 

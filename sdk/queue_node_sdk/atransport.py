@@ -16,7 +16,14 @@ from queue_node_sdk.delivery import Delivery
 from queue_node_sdk.errors import QueueNodeError
 from queue_node_sdk.exchange import Exchange
 from queue_node_sdk.protocol import Outcome, Reply
-from queue_node_sdk.wire import LIMITS, TROUBLES, Wire, reply_of, trouble_of
+from queue_node_sdk.wire import (
+    LIMITS,
+    TROUBLES,
+    Wire,
+    environment_checked,
+    reply_of,
+    trouble_of,
+)
 
 
 class AsyncTransport:
@@ -34,7 +41,8 @@ class AsyncTransport:
         self._wire = Wire(url, key, request_timeout)
         self.url: str = self._wire.url
         self._closed = False
-        self._http = httpx2.AsyncClient(verify=verify, limits=LIMITS, transport=http_transport)
+        with environment_checked():
+            self._http = httpx2.AsyncClient(verify=verify, limits=LIMITS, transport=http_transport)
 
     async def exchange(
         self, call: Call, patience_seconds: float, failing_for_seconds: float | None = None

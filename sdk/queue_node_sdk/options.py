@@ -88,7 +88,26 @@ class _SubmitBody(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     tags: dict[str, str] | None = None
 
 
-_encode: Final = msgspec.json.Encoder().encode
+def plain(value: object) -> str | int | float:
+    """For msgspec, which encodes no subclass: the text or number that ``value`` is.
+
+    Libraries return them where they mean a text or a number (numpy, lxml, markupsafe).
+
+    Raises:
+        TypeError: it is neither.
+    """
+    match value:
+        case str():
+            return str.__str__(value)
+        case int():
+            return int.__int__(value)
+        case float():
+            return float.__float__(value)
+        case _:
+            raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
+
+
+_encode: Final = msgspec.json.Encoder(enc_hook=plain).encode
 _DURATIONS: Final = ("delay", "ttl", "lease_duration", "retention")
 
 

@@ -16,6 +16,9 @@ def check_url(url: str) -> str:
     Raises:
         ConfigurationError: it is not ``http://host[:port][/path]`` (or ``https``).
     """
+    # urlsplit overlooks some of them; whoever sends the request does not.
+    if any(character.isspace() for character in url):
+        raise ConfigurationError("the URL of a node has no blanks")
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -50,11 +50,11 @@ _TAG_CHARACTERS_MAX: Final = 256
 def traced(options: JobOptions) -> JobOptions:
     """``options`` with the tags of the current trace; unchanged when there is none.
 
-    Nor are they added to a job with an idempotency key of its own, as the same job submitted in
-    another trace would be a conflict; or to one that names the tags itself, or has no room for
-    them.
+    Nor are they added to a job that names the tags itself, or has no room for them. With an
+    idempotency key of the caller's own they are no matter: the node leaves them out when it
+    compares jobs.
     """
-    if not _installed or options.get("idempotency_key"):
+    if not _installed:
         return options
     if not get_current_span().get_span_context().is_valid:
         return options

@@ -19,7 +19,14 @@ from queue_node_sdk.delivery import Delivery
 from queue_node_sdk.errors import QueueNodeError
 from queue_node_sdk.exchange import Exchange
 from queue_node_sdk.protocol import Outcome, Reply
-from queue_node_sdk.wire import LIMITS, TROUBLES, Wire, reply_of, trouble_of
+from queue_node_sdk.wire import (
+    LIMITS,
+    TROUBLES,
+    Wire,
+    environment_checked,
+    reply_of,
+    trouble_of,
+)
 
 
 class Transport:
@@ -37,7 +44,8 @@ class Transport:
         self._wire = Wire(url, key, request_timeout)
         self.url: str = self._wire.url
         self._closing = threading.Event()
-        self._http = httpx2.Client(verify=verify, limits=LIMITS, transport=http_transport)
+        with environment_checked():
+            self._http = httpx2.Client(verify=verify, limits=LIMITS, transport=http_transport)
 
     def exchange(
         self, call: Call, patience_seconds: float, failing_for_seconds: float | None = None

@@ -4,6 +4,8 @@ Nothing here waits: requests are made, and what httpx2 raises becomes an ``Outco
 """
 
 import ssl
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Final
 
 import httpx2
@@ -16,6 +18,7 @@ from queue_node_sdk.version import __version__
 
 _KEPT_OPEN_SECONDS: Final = 60.0
 """Idle connections are closed by us before the node does (75 s), not in the middle of a call."""
+_HTTPX_READS: Final = "SSL_CERT_FILE, SSL_CERT_DIR, HTTP_PROXY, HTTPS_PROXY, ALL_PROXY"
 _NO_TLS_THERE: Final = frozenset(
     ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST")
 )
@@ -31,6 +34,23 @@ LIMITS: Final = httpx2.Limits(
 # Also when only a part was written: the node may have had enough of it.
 TROUBLES: Final = (httpx2.TransportError, httpx2.DecodingError)
 """What httpx2 raises when there is no answer; everything else is a bug."""
+
+
+@contextmanager
+def environment_checked() -> Generator[None, None, None]:
+    """Around the making of an httpx2 client, which reads the environment.
+
+    Raises:
+        ConfigurationError: it cannot go by that: ``SSL_CERT_FILE`` names no file, a proxy is of
+            a kind that needs another package.
+    """
+    try:
+        yield
+    except (OSError, ImportError, ValueError, httpx2.InvalidURL) as error:
+        raise ConfigurationError(
+            f"the certificates or the proxy that the environment names ({_HTTPX_READS}) cannot be "
+            f"used: {_described(error)}"
+        ) from error
 
 
 class Wire:

@@ -5,7 +5,6 @@ A handler gets a ``JobContext`` and returns the result, or raises: anything at a
 """
 
 import logging
-import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,6 +18,8 @@ from queue_node_sdk.options import Duration, wire_duration
 from queue_node_sdk.worker_core import Loss
 
 PROGRESS_CHARACTERS_MAX: Final = 256
+LEASE_SECONDS_MAX: Final = 7 * 86_400
+"""Of the contract, as the other."""
 
 
 class Control(Protocol):
@@ -109,15 +110,17 @@ class JobContext(LeasedJob, frozen=True, kw_only=True, eq=False):
         """Make the lease last at least ``seconds`` from now.
 
         Not needed for a long job, whose heartbeats come by themselves: for a handler that is
-        about to stop the whole process, or to hold the interpreter's lock, for so long. The
-        request is on its way when this returns; ``seconds_left`` shows when it is through.
+        about to stop the whole process, or to hold the interpreter's lock, for so long (7 days
+        at most). The request is on its way when this returns; ``seconds_left`` shows when it is
+        through.
 
         Raises:
             BadRequest: the number cannot be right.
             LeaseLost: as ``raise_if_lost``.
         """
-        if isinstance(seconds, bool) or not (0 < seconds < math.inf):
-            raise BadRequest(f"seconds must be more than 0, and finite: {seconds!r}")
+        # A heartbeat that the node refuses would take others' heartbeats with it.
+        if isinstance(seconds, bool) or not (0 < seconds <= LEASE_SECONDS_MAX):
+            raise BadRequest(f"seconds must be more than 0, and 7 days at most: {seconds!r}")
         self.raise_if_lost()
         self._control.ask(seconds)
 

@@ -7,6 +7,7 @@ lost is killed. When the worker itself dies, its processes see the pipe end, and
 """
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import pickle
@@ -23,15 +24,20 @@ import msgspec
 
 from queue_node_sdk.errors import ConfigurationError
 from queue_node_sdk.models import LeasedJob
+from queue_node_sdk.options import plain
 from queue_node_sdk.worker_context import JobContext, context_of
 from queue_node_sdk.worker_core import Done, Ending, Failed, GivenBack, Loss
 from queue_node_sdk.worker_endings import attempt, described
 from queue_node_sdk.worker_threads import InThread
 
+_log: Final = logging.getLogger("queue_node")
+
 _NEWS_SECONDS: Final = 1.0
 """How often a process hears how long its lease lasts now."""
 _END_SECONDS: Final = 5.0
 """For a process without a job to end by itself."""
+_NO_PROCESS_SECONDS: Final = 5.0
+"""Pause of a job for which no process can be started (guess)."""
 _ORPHAN: Final = 3
 """Exit status of a process whose worker is gone: nobody is left to see it."""
 
@@ -56,7 +62,7 @@ class _Ask(msgspec.Struct, frozen=True, tag=True):
     seconds: float
 
 
-_encode: Final = msgspec.msgpack.Encoder().encode
+_encode: Final = msgspec.msgpack.Encoder(enc_hook=plain).encode
 _to_process: Final = msgspec.msgpack.Decoder(_Begin | _Lease)
 _from_process: Final = msgspec.msgpack.Decoder(_Progress | _Ask | Done | Failed | GivenBack)
 
@@ -124,13 +130,26 @@ class InProcess:
         self._pipe: Connection | None = None
 
     def open(self) -> None:
-        """Start the process, which takes a moment."""
+        """Start the process, which takes a moment; without one ``work`` tries again."""
+        try:
+            self._start()
+        except Exception:
+            # No memory, descriptor or process is left. The thread lives on: a job that nobody
+            # runs would be extended for ever.
+            _log.exception("no process for the handler")
+
+    def _start(self) -> None:
         ours, theirs = multiprocessing.Pipe()
         process = multiprocessing.get_context("spawn").Process(
             target=_serve, args=(theirs, self._handler), name="queue-node-handler", daemon=True
         )
-        process.start()
-        theirs.close()
+        try:
+            process.start()
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         self._process, self._pipe = process, ours
 
     def work(self, job: JobContext) -> Ending:
@@ -138,6 +157,9 @@ class InProcess:
         if self._process is None or not self._process.is_alive():
             self._bury()
             self.open()
+        if self._process is None:
+            # It is no fault of the job's, and another worker may do better.
+            return GivenBack(_NO_PROCESS_SECONDS)
         with self._lock:
             self._job = job
         try:

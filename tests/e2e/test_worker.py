@@ -128,6 +128,7 @@ def test_processes(node: RunningNode, client: Client):
         raised = client.submit_and_wait("raise", max_retries=1)
         assert raised.result_error == "ValueError: no"
         assert client.submit_and_wait("y").succeeded
+        assert client.submit_and_wait("text").result == "a text"
         # A process whose job is cancelled is killed at the next heartbeat, after 10 s.
         job_id = client.submit("progress")
         wait_until(lambda: client.get_status(job_id).progress == 42)

@@ -7,6 +7,12 @@ from pathlib import Path
 from queue_node_sdk import JobContext
 
 
+class Text(str):
+    """As some libraries return it."""
+
+    __slots__ = ()
+
+
 def handle(job: JobContext) -> str:
     """Does what the payload says; names the process it ran in."""
     match job.payload.split():
@@ -24,4 +30,6 @@ def handle(job: JobContext) -> str:
             time.sleep(600)
         case ["raise"]:
             raise ValueError("no")
+        case ["text"]:
+            return Text("a text")
     return f"{job.payload} {os.getpid() != os.getppid()}"

@@ -577,6 +577,17 @@ def test_every_field_is_part_of_the_digest() -> None:
     assert len(digests) == len(OTHER_BODIES)
 
 
+@pytest.mark.parametrize("tags", [{}, {"a": "b"}])
+def test_the_trace_of_a_submit_is_no_part_of_the_digest(tags: dict[str, str]) -> None:
+    untraced = job(idempotency_key="k", tags=tags)
+    traced = job(
+        idempotency_key="k", tags={**tags, "traceparent": "00-1-2-01", "tracestate": "v=1"}
+    )
+    other = job(idempotency_key="k", tags={**tags, "traceparent": "00-3-4-01"})
+    assert untraced.digest == traced.digest == other.digest
+    assert len({untraced.options, traced.options, other.options}) == 3
+
+
 # Many jobs ------------------------------------------------------------------------------------
 
 

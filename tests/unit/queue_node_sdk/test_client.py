@@ -6,6 +6,7 @@ import httpx2
 import pytest
 
 from queue_node_sdk import (
+    AsyncClient,
     AuthError,
     BadRequest,
     Client,
@@ -24,6 +25,7 @@ from queue_node_sdk import (
     TooLarge,
     UnexpectedAnswer,
     Unreachable,
+    Worker,
     WrongState,
 )
 from tests.support.fake_node import CLIENT_KEY, WORKER_KEY, Answer, FakeNode, HangUp, Stall
@@ -280,6 +282,20 @@ def test_from_env(node: FakeNode, monkeypatch: pytest.MonkeyPatch):
     with Client.from_env() as client:
         client.submit("x")
     assert len(node.jobs) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SSL_CERT_FILE", "/there/is/none"), ("HTTP_PROXY", "odd://127.0.0.1:1")]
+)
+def test_certificates_and_proxies_that_cannot_be_used_are_told(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+):
+    monkeypatch.setenv(name, value)
+    for kind in (Client, AsyncClient):
+        with pytest.raises(ConfigurationError, match=name):
+            kind("https://127.0.0.1:1", "k")
+    with pytest.raises(ConfigurationError, match=name):
+        Worker("https://127.0.0.1:1", "k", lambda _job: None).run()
 
 
 @pytest.mark.parametrize("options", [{"request_timeout": 0}, {"request_timeout": -1}])

@@ -117,3 +117,24 @@ def test_an_item_of_many_has_the_same_options():
     item = Submit("x", queue="mail")
     assert (item.payload, item.options) == ("x", {"queue": "mail"})
     assert "mail" in repr(item)
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Whole(int):
+    pass
+
+
+class Fraction(float):
+    pass
+
+
+def test_texts_and_numbers_of_other_libraries_are_taken_for_what_they_are():
+    made = submit_body(
+        Text("x"),
+        {"priority": Whole(3), "delay": Fraction(1.5), "tags": {Text("a"): Text("b")}},
+        "k",
+    )
+    assert made == submit_body("x", {"priority": 3, "delay": 1.5, "tags": {"a": "b"}}, "k")

@@ -38,6 +38,12 @@ def test_a_url_with_a_secret_is_refused_and_not_shown(url: str):
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("url", [" http://node", "http://node\n", "http://a b", "http://node/a b"])
+def test_a_url_with_blanks_is_refused(url: str):
+    with pytest.raises(ConfigurationError, match="blanks"):
+        check_url(url)
+
+
 @given(st.text())
 def test_any_text_is_a_key_or_is_not_shown(text: str):
     key = f"s3cret{text}"

@@ -104,12 +104,13 @@ async def test_an_async_client_carries_it_too(node: LocalNode):
 
 
 def test_a_key_of_ones_own_is_no_conflict_in_another_trace(node: LocalNode):
-    ids = set()
-    for number in (1, 2):
-        with remote_span(trace_id=number):
-            ids.add(node.client.submit("x", idempotency_key="k"))
-    assert len(ids) == 1
-    assert node.client.get(ids.pop()).tags == {}
+    with remote_span(trace_id=1) as first:
+        job_id = node.client.submit("x", idempotency_key="k")
+    with remote_span("vendor=7", trace_id=2):
+        assert node.client.submit("x", idempotency_key="k") == job_id
+        assert node.client.submit_many(["x"], idempotency_key="k") == [job_id]
+    assert node.client.submit("x", idempotency_key="k") == job_id
+    assert node.client.get(job_id).tags == {"traceparent": header_of(first)}
 
 
 @pytest.mark.parametrize(

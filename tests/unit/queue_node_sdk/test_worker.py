@@ -56,6 +56,38 @@ def test_none_is_a_success_without_result(node: FakeNode, start_worker: StartWor
     assert job.result == ""
 
 
+class Text(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "something else"
+
+
+class Whole(int):
+    pass
+
+
+class Fraction(float):
+    pass
+
+
+@pytest.mark.parametrize("progress", [Text("half"), Whole(50), Fraction(0.5)])
+def test_texts_and_numbers_of_other_libraries_are_taken_for_what_they_are(
+    node: FakeNode, start_worker: StartWorker, progress: float | str
+):
+    def handle(job: JobContext) -> str:
+        job.progress(progress)
+        wait_until(lambda: node.count("extend") > 0)
+        return Text("done")
+
+    job = node.put("x")
+    worker = start_worker(handle)
+    node.wait_until(state_is(node, job.job_id, "ACKED"))
+    worker.stop()
+    assert worker.error is None
+    assert job.result == "done"
+
+
 class Unprintable(Exception):
     def __str__(self) -> str:
         raise RuntimeError("not even this")
