@@ -104,7 +104,7 @@ def plain(value: object) -> str | int | float:
         case float():
             return float.__float__(value)
         case _:
-            raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
+            raise TypeError(f"objects of type {type(value).__qualname__} are not supported")
 
 
 _encode: Final = msgspec.json.Encoder(enc_hook=plain).encode

@@ -14,6 +14,7 @@ from typing import Any, Final, get_type_hints
 import msgspec
 
 from queue_node_sdk.errors import BadRequest, ConfigurationError
+from queue_node_sdk.options import plain
 
 _NOTHING: Final = inspect.Parameter.empty
 _VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -155,10 +156,10 @@ def to_json(value: object) -> bytes:
 
 
 def _from_model(value: object) -> object:
-    """A pydantic model as plain JSON; pydantic itself is never imported."""
+    """A pydantic model as JSON, without importing pydantic; a subclass of ``str`` as a ``str``."""
     if hasattr(type(value), "model_dump_json"):
         return msgspec.Raw(value.model_dump_json().encode())  # type: ignore[attr-defined]
-    raise TypeError(f"objects of type {type(value).__qualname__} are not supported")
+    return plain(value)
 
 
 def _to_model(kind: Any, value: object) -> object:  # noqa: ANN401 - a type, of whatever kind

@@ -143,6 +143,8 @@ def _checked_progress(value: float | str) -> float | str:
 
 
 # How an attempt may end besides returning and failing ------------------------------------------
+#
+# What they say has a default in the class: one that somebody derived may not call ours to begin.
 
 
 class Retry(Exception):
@@ -152,14 +154,19 @@ class Retry(Exception):
     error`` keeps the error's words when there is no ``reason``.
     """
 
+    reason: str = ""
+    in_: float | str | None = None
+
     def __init__(self, reason: str = "", *, in_: Duration | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.in_: float | str | None = None if in_ is None else wire_duration("in_", in_)
+        self.in_ = None if in_ is None else wire_duration("in_", in_)
 
 
 class Reject(Exception):
     """``raise Reject("not an image")``: no attempt can succeed; the job is DEAD now."""
+
+    reason: str = ""
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
@@ -169,9 +176,11 @@ class Reject(Exception):
 class Release(Exception):
     """``raise Release()``: not now, or not here; the attempt does not count."""
 
+    delay: float | str | None = None
+
     def __init__(self, delay: Duration | None = None) -> None:
         super().__init__(delay)
-        self.delay: float | str | None = None if delay is None else wire_duration("delay", delay)
+        self.delay = None if delay is None else wire_duration("delay", delay)
 
 
 # Who is at work ------------------------------------------------------------------------------

@@ -72,6 +72,18 @@ def test_a_task_goes_there_and_back_with_its_types(node: LocalNode):
     assert (job.queue, job.max_retries, job.progress) == ("images", 3, 50)
 
 
+class Text(str):
+    """As some libraries have texts of their own."""
+
+    __slots__ = ()
+
+
+def test_a_task_takes_texts_of_other_libraries(node: LocalNode):
+    handle = shrink.send(Text("a.png"), Size(640, 480))
+    node.drain(tasks)
+    assert handle.result() == Size(320, 240)
+
+
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_an_async_task_runs_on_both_loops(node: LocalNode, backend):
     model = Model(when=datetime(2030, 1, 2, tzinfo=UTC), points=[])

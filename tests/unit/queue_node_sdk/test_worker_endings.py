@@ -86,6 +86,27 @@ def test_what_a_handler_raises_is_how_its_attempt_ends(
     assert ending_of_raising(raised, job) == ending
 
 
+class OwnRetry(Retry):
+    def __init__(self) -> None:
+        """Not ours."""
+
+
+class OwnReject(Reject):
+    def __init__(self) -> None:
+        """Not ours."""
+
+
+class OwnRelease(Release):
+    def __init__(self) -> None:
+        """Not ours."""
+
+
+def test_a_derived_one_that_never_called_ours_ends_the_attempt_alike(job: JobContext):
+    assert ending_of_raising(OwnRetry(), job) == Failed("retry")
+    assert ending_of_raising(OwnReject(), job) == Failed("rejected", retry=False)
+    assert ending_of_raising(OwnRelease(), job) == GivenBack()
+
+
 @pytest.mark.parametrize("in_", [-1, float("nan"), True, object()])
 def test_a_pause_that_cannot_be_is_the_failure_of_the_attempt(job: JobContext, in_: float):
     def handle(_job: JobContext) -> None:
