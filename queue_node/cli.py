@@ -80,7 +80,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run ``words`` (those that were typed when None); returns the exit code."""
     typed = list(sys.argv[1:] if words is None else words)
     try:
-        arguments = _parser(typed).parse_args(typed)
+        arguments = _parse(typed)
         return _module(arguments.command).run(arguments)
     except NodeError as error:
         _say(typed, str(error))
@@ -114,6 +114,18 @@ def _to_install(package: str) -> str:
 def whole_parser() -> argparse.ArgumentParser:
     """The parser in which every command that is installed knows its arguments."""
     return _parser_of(_is_installed)
+
+
+def _parse(typed: Sequence[str]) -> argparse.Namespace:
+    parser = _parser(typed)
+    arguments, unknown = parser.parse_known_args(typed)
+    if unknown:
+        # argparse shows the usage of the whole program here, which lists no option of a command.
+        parser.error(
+            f"unrecognized arguments: {' '.join(unknown)} "
+            f"(see queue-node {arguments.command} --help)"
+        )
+    return arguments
 
 
 def _parser(typed: Sequence[str]) -> argparse.ArgumentParser:

@@ -126,8 +126,11 @@ def run(arguments: argparse.Namespace, act: Callable[[Session], int]) -> int:
             sys.stdout.flush()
             return code
     except QueueNodeError as error:
-        complain(str(error))
-        return exit_of(error)
+        code = exit_of(error)
+        # Who forgot --url waits for a node that nobody started: say which one was asked.
+        where = f" ({target.url})" if code is ClientExit.UNREACHABLE else ""
+        complain(f"{error}{where}")
+        return code
     except BrokenPipeError:
         # Who reads has had enough (`| head`), which is no failure. Python would complain once
         # more when it flushes at its end, so what is left goes nowhere.

@@ -67,6 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     # The module of the command line is the user's: found from where they stand.
     sys.path.insert(0, "")
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    # A line for each request says nothing of the jobs, and buries what the tasks log.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     tasks = load(arguments.module)
     try:
         url, key = _url_and_key(arguments.url)

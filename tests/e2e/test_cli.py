@@ -264,6 +264,7 @@ def test_a_node_that_is_away_is_three(typed, words):
     nobody.close()
     assert (done.code, done.out) == (ClientExit.UNREACHABLE, "")
     assert "cannot reach the node" in done.err
+    assert done.err.endswith(f"({url})\n")
 
 
 def test_without_a_key_it_is_wrong_usage(typed, environment):

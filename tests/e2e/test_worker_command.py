@@ -97,6 +97,17 @@ def test_it_runs_the_tasks_of_a_module_until_it_is_told_to_stop(
         assert process.wait(DEADLINE_S) == ExitCode.DRAINED
 
 
+def test_its_log_tells_of_the_worker_and_not_of_each_request(
+    node: RunningNode, client: Client, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    write(tmp_path, "a + b")
+    with worker(node, tmp_path, "app.jobs"):
+        assert call(client, "add", '{"a":1,"b":2}', "sums") == "3"
+    logged = capfd.readouterr().err
+    assert f"worker for {node.url}: add, later" in logged
+    assert "HTTP Request" not in logged
+
+
 def test_a_task_may_run_in_a_process_beside_others_that_do_not(
     node: RunningNode, client: Client, tmp_path: Path
 ):

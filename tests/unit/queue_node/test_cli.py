@@ -44,6 +44,14 @@ def test_a_slip_is_refused_with_usage_and_two(words, capsys):
     assert "usage: queue-node" in capsys.readouterr().err
 
 
+def test_an_argument_that_a_command_does_not_have_leads_to_its_help(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["serve", "--port", "1"])
+    assert exit_.value.code == ExitCode.USAGE
+    error = "unrecognized arguments: --port 1 (see queue-node serve --help)\n"
+    assert capsys.readouterr().err.endswith(error)
+
+
 def test_a_node_error_is_one_line_without_a_traceback(monkeypatch, capsys):
     class Failing:
         def add_arguments(self, parser):
