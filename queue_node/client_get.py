@@ -7,7 +7,7 @@ from queue_node.client_arguments import duration
 from queue_node.client_exit import ClientExit, ClientUsageError
 from queue_node.client_jobs_view import job_fields
 from queue_node.client_session import Session, for_each
-from queue_node.client_submit import wait_and_show
+from queue_node.client_submit import show_result, wait_and_show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,7 @@ def _get(session: Session) -> int:
         job = session.client.get(job_id)
         if arguments.result:
             succeeded = succeeded and job.succeeded
-            session.output.word(job.result or "", {"job_id": job.job_id, "result": job.result})
+            show_result(session, job)
         else:
             session.output.record(job, job_fields(job))
 

@@ -14,7 +14,7 @@ from queue_node.client_exit import ClientExit, ClientUsageError
 from queue_node.client_jobs_view import job_fields
 from queue_node.client_session import Session, complain
 from queue_node.client_text import STDIN, read_lines, read_text, text_of
-from queue_node_sdk import Timeout
+from queue_node_sdk import Job, Timeout
 
 _BATCH_JOBS: Final = 1_000
 """Of ``--lines``, stored together: a crash in the middle costs at most the telling of so many."""
@@ -158,10 +158,18 @@ def wait_and_show(session: Session, job_id: str, seconds: float, *, result: bool
         complain(f"{job_id}: {error}")
         return ClientExit.REFUSED
     if result:
-        session.output.word(job.result or "", {"job_id": job_id, "result": job.result})
+        show_result(session, job)
     else:
         session.output.record(job, job_fields(job))
     return ClientExit.DONE if job.succeeded else ClientExit.REFUSED
+
+
+def show_result(session: Session, job: Job) -> None:
+    """The result alone; of a job that has not succeeded, why there is none."""
+    session.output.word(job.result or "", {"job_id": job.job_id, "result": job.result})
+    if not job.succeeded:
+        words = f": {job.result_error}" if job.result_error else ""
+        complain(f"{job.job_id} has no result, its state is {job.state}{words}")
 
 
 def batches(lines: Iterable[str]) -> Iterator[list[str]]:

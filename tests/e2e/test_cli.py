@@ -161,6 +161,15 @@ def test_one_bad_id_does_not_keep_the_others(typed):
     assert NOBODY in done.err
 
 
+def test_a_job_without_a_result_says_why(typed):
+    (job_id,) = typed("submit", "x", "--queue", "no-result").lines
+    typed("cancel", job_id)
+    for waiting in ((), ("--wait", "1s")):
+        got = typed("get", job_id, "--result", *waiting)
+        assert got.code == ClientExit.REFUSED
+        assert got.err == f"queue-node: {job_id} has no result, its state is CANCELLED\n"
+
+
 def test_a_late_ack_is_refused(typed):
     typed("submit", "x", "--queue", "late")
     (leased,) = rows(typed("lease", "late"))
