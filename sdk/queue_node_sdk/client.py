@@ -116,6 +116,7 @@ class Client:
             if item.batch is not None:
                 self._lead(item)
         except BaseException:
+            # Interrupted, above all. Whom it led, another one leads.
             with self._lock:
                 woken = self._batching.abandon(item)
             _wake(woken)

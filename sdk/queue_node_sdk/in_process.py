@@ -90,6 +90,7 @@ class AsyncEngineTransport(httpx2.AsyncBaseTransport):
                 _finish, exchange, request, abandon_on_cancel=True, limiter=self._limiter
             )
         except BaseException:
+            # Cancelled, above all: the node has to hear that nobody waits any more.
             exchange.cancel()
             raise
 
@@ -99,6 +100,7 @@ def _answered(engine: EngineLike, request: httpx2.Request, body: bytes) -> httpx
     try:
         return _finish(exchange, request)
     except BaseException:
+        # Interrupted, or out of time: the node has to hear that nobody waits any more.
         exchange.cancel()
         raise
 
