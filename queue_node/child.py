@@ -68,14 +68,15 @@ class Child:
         try:
             while not self._stopping.is_set():
                 status = await self._run_once()
-                if self._stopping.is_set():
-                    self._note_end(status)
-                    return
                 if status == EXIT_DAMAGED:
+                    # Also while the node stops: it never served, so it had nothing to finish.
                     _logger.error(
                         "%s found damaged data and stays down; the rest of the node serves",
                         self.name,
                     )
+                    return
+                if self._stopping.is_set():
+                    self._note_end(status)
                     return
                 await self._wait_after_death(status)
         finally:

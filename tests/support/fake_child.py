@@ -6,6 +6,7 @@ Arguments: how it behaves, and a file to which it appends a line for whatever ha
 * ``stubborn``: ready at once; heeds neither;
 * ``faulty``: the same as ``serve``, but SIGTERM makes it exit with 1;
 * ``damaged``: exits with 3; ``crash``: exits with 1;
+* ``recovering``: as ``serve``, but never ready, and SIGTERM finds it where ``damaged`` ends;
 * ``chatty``: prints something else, then serves.
 """
 
@@ -32,14 +33,15 @@ def main(behaviour: str, record: str) -> int:
             return 3 if behaviour == "damaged" else 1
         if behaviour == "chatty":
             os.write(sys.stdout.fileno(), b"something else\n")
-        os.write(sys.stdout.fileno(), b"ready\n")
+        if behaviour != "recovering":
+            os.write(sys.stdout.fileno(), b"ready\n")
         sys.stdin.buffer.read()
         while behaviour == "stubborn":
             signal.pause()
         note(record, f"{name} orphaned")
     except Told:
-        if behaviour == "faulty":
-            return 1
+        if behaviour in ("faulty", "recovering"):
+            return 1 if behaviour == "faulty" else 3
         note(record, f"{name} drained")
     return 0
 

@@ -210,6 +210,19 @@ async def test_damaged_partitions_do_not_stop_the_node(make_node):
     assert node.record.count("front 1 drained") == 1
 
 
+async def test_damage_that_is_found_while_the_node_stops_is_none_of_the_drain(make_node, caplog):
+    node = make_node(partition="recovering")
+    with trio.fail_after(DEADLINE_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(node.run)
+            await node.until_all_started()
+            tell(signal.SIGTERM)
+    assert node.exit_code is ExitCode.DRAINED
+    assert "partition 1 found damaged data and stays down; the rest of the node serves" in (
+        caplog.messages
+    )
+
+
 async def test_a_welcome_that_fails_drains_the_node_and_says_why(make_node):
     node = make_node()
 
