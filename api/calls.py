@@ -70,10 +70,14 @@ class Call:
             return
         task = trio.lowlevel.current_task()
         self.then = lambda: trio.lowlevel.reschedule(task)
-        try:
-            await trio.lowlevel.wait_task_rescheduled(_let_go)
-        finally:
-            self.then = _nobody
+        await trio.lowlevel.wait_task_rescheduled(self._let_go)
+
+    def _let_go(self, _: object) -> trio.lowlevel.Abort:
+        # Here and not when the task runs: the outcome may come before that, and a task that is
+        # woken already must not be woken again. The cancellation goes through the operation,
+        # where ``ask`` gives the call up.
+        self.then = _nobody
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 @types.coroutine
@@ -145,8 +149,3 @@ class Drive(Awaitable[_T]):
 
 def _nobody() -> None:
     """The outcome comes too late: whoever wanted it is gone."""
-
-
-def _let_go(_: object) -> trio.lowlevel.Abort:
-    # The cancellation goes through the operation, where ``ask`` gives the call up.
-    return trio.lowlevel.Abort.SUCCEEDED

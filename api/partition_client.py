@@ -230,8 +230,8 @@ class PartitionClient:
                 _logger.warning("partition %d is gone; reconnecting", self.partition)
             return served
         finally:
-            self._disconnected()
             pipe.close()
+            self._disconnected()
 
     async def _greeted(self, pipe: Pipe) -> None:
         """Wait until the partition serves; as long as it recovers it says how far it is."""

@@ -13,6 +13,7 @@ so far, or when as much real time has passed, whichever is first; a worker that 
 thread beside a clock that stands still is not stuck.
 """
 
+import logging
 import math
 import shutil
 import tempfile
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from api.asgi import AsgiApp, Message
 
 _T = TypeVar("_T")
+
+_logger: Final = logging.getLogger("queue_node.engine")
 
 _JOIN_S: Final = 10.0
 """For the thread to end; it cancels what waits, so more means a bug."""
@@ -392,6 +395,8 @@ class Engine:
         except BaseException as error:
             # Told to whoever asks next; at the start, to whoever started it.
             self._failure = error
+            if self._ready.is_set():
+                _logger.exception("the engine failed, and answers nothing any more")
         finally:
             for partition in self._partitions:
                 partition.close()

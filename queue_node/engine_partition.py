@@ -133,8 +133,8 @@ class InProcessPartition:
                             await send.send(mail)
                 nursery.cancel_scope.cancel()
         finally:
-            self._actor.forget(pipe)
             pipe.close()
+            self._actor.forget(pipe)
 
 
 class InProcessClient(PartitionClient):

@@ -109,6 +109,20 @@ async def test_a_cancelled_call_is_given_up_and_its_reply_goes_nowhere():
     await trio.testing.wait_all_tasks_blocked()
 
 
+@pytest.mark.parametrize("outcome", ["a reply", "a failure"])
+async def test_an_outcome_between_a_cancellation_and_its_task_wakes_nobody_twice(outcome: str):
+    partition = Partition()
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(driven, partition.ask())
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+            (call,) = partition.calls
+            call.answer(SETTLED) if outcome == "a reply" else call.fail(OSError("gone"))
+    assert scope.cancelled_caught
+    assert partition.given_up == partition.calls
+
+
 async def test_a_cancelled_trap_runs_what_cleans_up():
     cleaned = False
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,17 @@ def test_what_is_no_duration_moves_nothing(engine: Engine):
         with pytest.raises(ValueError, match="not a duration"):
             engine.advance(wrong)
     assert engine.now_ms == START_MS
+
+
+def test_closing_while_partitions_are_asked_is_no_failure(caplog: pytest.LogCaptureFixture):
+    for _ in range(20):  # whose task ends first is by chance
+        with Engine() as engine:
+            headers = {"Authorization": f"Bearer {engine.keys['worker']}"}
+            asking = [engine.begin("POST", "/jobs/lease", headers, b"{}") for _ in range(3)]
+        for each in asking:
+            with suppress(EngineClosedError):
+                assert each.result(5).status == 404
+    assert caplog.messages == []
 
 
 async def test_it_may_be_asked_from_a_task_of_trios(ask: Asking):
