@@ -69,6 +69,7 @@ class Connection:
         "_last_sent",
         "_out",
         "_parser",
+        "_plain",
         "_scope",
         "_server",
         "_steps",
@@ -105,6 +106,7 @@ class Connection:
         self.running_since: float | None = None
         """Time of the sweep before a request began to run; None when none runs."""
         self._transport = transport
+        self._plain = transport.plain
         self._client = client
         self._server = server
         self._parser = RequestParser(door.limits, door.memo)
@@ -148,7 +150,7 @@ class Connection:
     async def _serve(self) -> None:
         """Read and answer until the connection is at its end."""
         parser = self._parser
-        plain = self._transport.plain
+        plain = self._plain
         in_a_row = 0
         while True:
             try:
@@ -231,7 +233,7 @@ class Connection:
         elif (handler := door.lane.route(head.method, head.target)) is not None:
             body = await self._whole_body(head) if head.has_body else b""
             waits = self._out
-            if waits and (len(waits) > _SENT_AT_ONCE_MAX or self._transport.plain is None):
+            if waits and (len(waits) > _SENT_AT_ONCE_MAX or self._plain is None):
                 await self.flush()
             self.running_since = door.now
             steps = handler(Request(head.authorization, body, head.idempotency_key, self.fileno))
@@ -280,7 +282,7 @@ class Connection:
         """
         if self._steps is not None:
             return False  # one after the other
-        transport = self._transport.plain
+        transport = self._plain
         assert transport is not None, "only such a one tells of bytes"
         try:
             data = transport.receive_now()
@@ -303,13 +305,14 @@ class Connection:
         self.head = head
         self.read_deadline = inf
         self.running_since = door.now
-        self._hold(len(body))
+        self._held += len(body)
+        door.body_bytes += len(body)
         self._steps = handler(Request(head.authorization, body, head.idempotency_key, self.fileno))
         return self._go_on_in_place()
 
     def _is_answered_in_place(self) -> bool:
         """Whether nothing is here that needs the task before the answer."""
-        if self._parser.buffered or self._transport.plain is None:
+        if self._parser.buffered or self._plain is None:
             return False
         if self._out:
             self._flush_now()
@@ -318,8 +321,8 @@ class Connection:
     def _on_reply(self) -> None:
         """A partition's reply is here. Runs in the task that read it."""
         if not self._go_on_in_place():
-            assert self._transport.plain is not None, "begun in place"
-            self._transport.plain.wake()
+            assert self._plain is not None, "begun in place"
+            self._plain.wake()
 
     def _go_on_in_place(self) -> bool:
         """Bring the request on by a step; False when the connection's own task is needed."""
@@ -563,7 +566,7 @@ class Connection:
     @property
     def may_be_gone(self) -> bool:
         """False when its end would be known: ten thousand that wait need not be asked about."""
-        plain = self._transport.plain
+        plain = self._plain
         return plain is None or plain.ended
 
     def hung_up(self, *, whole: bool) -> None:

@@ -15,6 +15,7 @@ in worker threads; the state here belongs to the event loop.
 """
 
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeVar
@@ -99,7 +100,7 @@ class Keyring:
         *,
         cache_ttl_ms: int,
         grace_ms: int,
-        clock: Callable[[], float] = trio.current_time,
+        clock: Callable[[], float] = time.monotonic,  # trio's costs a request 0.2 us
     ) -> None:
         self._store = store
         self._cache_ttl_s = cache_ttl_ms / 1000

@@ -79,7 +79,6 @@ class Operations:
         """``{partition: "serving", "down" or "recovering (n%)"}``, all of them."""
         return {client.partition: client.state for client in self._clients}
 
-    @property
     def now_ms(self) -> int:
         """The time that leases go by."""
         return self._clock.now_ms()
@@ -254,7 +253,7 @@ class Operations:
         parts: dict[str, list[tuple[int, QueueView]]] = {}
         for partition, view in found:
             parts.setdefault(view.queue, []).append((partition, view))
-        now_ms = self.now_ms
+        now_ms = self.now_ms()
         return views.queues(
             [views.queue_view(name, own, now_ms, []) for name, own in parts.items()], silent
         )
@@ -265,7 +264,7 @@ class Operations:
         found, silent = await self._listing.queues(name)
         if len(silent) == len(self._clients):
             return problems.PARTITION_DOWN
-        return views.queue_view(name, found, self.now_ms, silent)
+        return views.queue_view(name, found, self.now_ms(), silent)
 
     async def pause(self, caller: Caller, name: str, *, paused: bool) -> views.QueueBody | Problem:
         """Stop leasing from a queue, or go on."""

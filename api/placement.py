@@ -17,15 +17,15 @@ from partitions.clock import Clock
 from partitions.messages import Enqueue
 from partitions.slots import (
     JOB_ID_BYTES,
+    RANDOM_ID_BITS,
     SLOTS,
     first_slot,
-    make_job_id,
     partition_of,
+    random_job_id,
     slot_of,
     with_hash,
 )
 
-_ID_RANDOM_BITS: Final = 58
 _SLOT_BITS: Final = SLOTS.bit_length() - 1
 _SLOT_BYTES: Final = 2
 
@@ -63,9 +63,10 @@ class Placement:
     def mint(self, partition: int) -> bytes:
         """An id for a job of that partition."""
         low, width = self._slots[partition]
-        bits = self._random.getrandbits(_ID_RANDOM_BITS + _SLOT_BITS)
+        bits = self._random.getrandbits(RANDOM_ID_BITS)
+        # Its last bits, which are the slot's in the id, choose the slot.
         slot = low + ((bits & (SLOTS - 1)) * width >> _SLOT_BITS)
-        return make_job_id(self._clock.now_ms(), bits >> _SLOT_BITS, slot)
+        return random_job_id(self._clock.now_ms(), bits, slot)
 
     def mint_bound(self, owner: str, job: Submit) -> bytes:
         """An id for a job that ``is_bound``.
@@ -74,8 +75,8 @@ class Placement:
         says which partition looks for it.
         """
         if not job.idempotency_key:
-            bits = self._random.getrandbits(_ID_RANDOM_BITS)
-            return make_job_id(self._clock.now_ms(), bits, _group_slot(job))
+            bits = self._random.getrandbits(RANDOM_ID_BITS)
+            return random_job_id(self._clock.now_ms(), bits, _group_slot(job))
         parts = (owner, job.queue, job.idempotency_key)
         hashed = with_hash(_hash(parts, JOB_ID_BYTES))
         if not job.group:

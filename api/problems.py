@@ -4,15 +4,20 @@ Every refusal and every fault that a client may see is one ``Problem`` made here
 lane, the Quart routes and HTTP/2 cannot differ in a status or a word.
 """
 
-from typing import Final
+from typing import Final, final
 
 import msgspec
 
 from api.answer import Answer
 
 
+@final
 class Problem(msgspec.Struct, frozen=True):
-    """A refusal in the contract's words."""
+    """A refusal in the contract's words.
+
+    On the way of every request it is told by ``type(...) is Problem``: of a class with a
+    metaclass, as structs are, ``isinstance`` that says no costs six times as much.
+    """
 
     status: int
     error: str

@@ -163,25 +163,26 @@ _plain_decoder: Final = msgspec.json.Decoder(_PlainBody)
 _plain_batch_decoder: Final = msgspec.json.Decoder(_PlainBatchBody)
 
 
+Now = Callable[[], int]
+"""The time, ms since 1970; asked for jobs that say more than a plain one."""
+
+
 def decode_submit(
-    body: bytes, limits: SubmitLimits, now_ms: int, idempotency_key: str | None = None
+    body: bytes, limits: SubmitLimits, now: Now, idempotency_key: str | None = None
 ) -> Submit | Problem:
     """A job to store, or what is wrong with it. ``idempotency_key``: the header of that name."""
-    if idempotency_key is None:
-        plain = decoded_or_none(_plain_decoder, body)
-        if plain is not None:
-            try:
-                return _checked_plain(plain, limits)
-            except RefusedError as error:
-                return error.problem
     try:
+        if idempotency_key is None:
+            plain = decoded_or_none(_plain_decoder, body)
+            if plain is not None:
+                return _checked_plain(plain, limits)
         _check_key_header(idempotency_key)
-        return _checked_job(decoded(_submit_decoder, body), limits, now_ms, idempotency_key)
+        return _checked_job(decoded(_submit_decoder, body), limits, now(), idempotency_key)
     except RefusedError as error:
         return error.problem
 
 
-def decode_batch(body: bytes, limits: SubmitLimits, now_ms: int) -> list[Submit] | Problem:
+def decode_batch(body: bytes, limits: SubmitLimits, now: Now) -> list[Submit] | Problem:
     """The jobs to store, in order, or what is wrong with one that cannot be."""
     plain = decoded_or_none(_plain_batch_decoder, body)
     if plain is not None:
@@ -190,6 +191,7 @@ def decode_batch(body: bytes, limits: SubmitLimits, now_ms: int) -> list[Submit]
         jobs = decoded(_batch_decoder, body).jobs
     except RefusedError as error:
         return error.problem
+    now_ms = now()
     return _each("jobs", jobs, lambda job: _checked_job(job, limits, now_ms, None))
 
 

@@ -5,8 +5,8 @@ large batch is dealt out in pieces, so that the partitions share the work. What 
 refuse is asked for before anything is stored.
 """
 
-from collections.abc import Coroutine, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
@@ -76,21 +76,24 @@ class Submitting:
         if job.group or job.idempotency_key:
             job_id = placement.mint_bound(owner, job)
             client = placement.owner_of(job_id)
-            return _accepted(
-                await self._store(client, placement.command(owner, job, job_id)), job_id
-            )
+            command = placement.command(owner, job, job_id)
+            return _accepted(await ask_one(client, command, len(command.payload)), job_id)
         chosen = placement.choose()
         if chosen is None:
             return problems.PARTITION_DOWN
         job_id = placement.mint(chosen.partition)
-        reply = await self._store(chosen, placement.command(owner, job, job_id))
+        command = placement.command(owner, job, job_id)
+        reply = await ask_one(chosen, command, len(command.payload))
+        if type(reply) is Enqueued:
+            return Accepted(job_id)
         if isinstance(reply, TooMany) and len(self._clients) > 1:
             # Its share is used up; that of another one may not be.
             for other in self._clients:
                 if other is chosen or not other.serving:
                     continue
                 job_id = placement.mint(other.partition)
-                reply = await self._store(other, placement.command(owner, job, job_id))
+                command = placement.command(owner, job, job_id)
+                reply = await ask_one(other, command, len(command.payload))
                 if not isinstance(reply, TooMany):
                     break
         return _accepted(reply, job_id)
@@ -192,10 +195,6 @@ class Submitting:
                 if outcome is not None:
                     return outcome
         return None
-
-    @staticmethod
-    def _store(client: PartitionClient, command: Enqueue) -> Coroutine[Any, Any, Reply | Problem]:
-        return ask_one(client, command, len(command.payload))
 
 
 def _accepted(reply: Reply | Problem, job_id: bytes) -> Accepted | Problem:

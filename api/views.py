@@ -206,9 +206,10 @@ class Readiness(msgspec.Struct, frozen=True):
 _DONE: Final = Result(200)
 
 
-def created(job_id: bytes) -> JobCreated:
-    """The answer to a submit that is durable."""
-    return JobCreated(format_job_id(job_id))
+def created(job_id: bytes) -> bytes:
+    """The answer to a submit that is durable: a ``JobCreated``, encoded."""
+    # Not by the encoder: this is made for every submit, and takes a third of the time.
+    return f'{{"job_id":"{format_job_id(job_id)}"}}'.encode()
 
 
 def created_many(job_ids: Iterable[bytes]) -> JobsCreated:

@@ -38,12 +38,20 @@ Read = Callable[[int], bytes]
 
 TextAnswer = LeaseGranted | JobFound | SettledBefore
 
+_NOT_AS_THEY_ARE: Final = frozenset(
+    (LeaseGranted, JobFound, SettledBefore, LeasesGranted, JobsFound, ManyAnswers, QueueViews)
+)
+"""Most answers are replies as they are. To try the seven one by one took a tenth of the CPU time
+of a submit."""
+
 
 def reply_to(answer: Answer, fill: Callable[[TextAnswer], tuple[Reply, int]]) -> tuple[Reply, int]:
     """The reply to any answer, and about how many bytes it is long: a frame must not get too many.
 
     ``fill`` reads the texts of one, and says ``Unreadable`` where it cannot.
     """
+    if type(answer) not in _NOT_AS_THEY_ARE:
+        return answer, 0  # type: ignore[return-value]  # mypy follows no set of types
     match answer:
         case LeaseGranted() | JobFound() | SettledBefore():
             return fill(answer)
@@ -69,7 +77,7 @@ def reply_to(answer: Answer, fill: Callable[[TextAnswer], tuple[Reply, int]]) ->
         case QueueViews():
             return answer, _QUEUE_BYTES * len(answer.queues)
         case _:
-            return answer, 0
+            raise AssertionError(f"{answer!r} is a reply as it is")
 
 
 def filled(answer: TextAnswer, read: Read) -> tuple[Reply, int]:

@@ -33,11 +33,17 @@ _SIZES: Final[tuple[int, ...]] = (
     _BLOB_BYTES_MAX,
 )
 
+_SMALL_CLASSES: Final = bytes([bisect_left(_SIZES, size) for size in range(4096)])
+"""Of the sizes that most blobs have, looked up once."""
+
 
 def make_position(segment: int, offset_bytes: int, blob_bytes: int) -> int:
     """The position of a blob of ``blob_bytes`` (header included, at most 1 MiB + 8)."""
     assert offset_bytes <= OFFSET_MAX, "its bits would be taken for those of the size"
-    size_class = bisect_left(_SIZES, blob_bytes)
+    if blob_bytes < len(_SMALL_CLASSES):
+        size_class = _SMALL_CLASSES[blob_bytes]
+    else:
+        size_class = bisect_left(_SIZES, blob_bytes)
     return (segment << _SEGMENT_SHIFT) | (size_class << OFFSET_BITS) | offset_bytes
 
 

@@ -29,6 +29,17 @@ def make_job_id(created_at_ms: int, random_bits: int, slot: int) -> bytes:
     return value.to_bytes(JOB_ID_BYTES, "big")
 
 
+RANDOM_ID_BITS: Final = 80
+_RANDOM: Final = ((1 << RANDOM_ID_BITS) - 1) & ~(0xF << 76) & ~(0b11 << 62) & ~(SLOTS - 1)
+_FIXED: Final = _VERSION_7 | _VARIANT
+
+
+def random_job_id(created_at_ms: int, random_bits: int, slot: int) -> bytes:
+    """The same of ``RANDOM_ID_BITS``, of which those that the id has no room for are dropped."""
+    value = created_at_ms << 80 | random_bits & _RANDOM | _FIXED | slot
+    return value.to_bytes(JOB_ID_BYTES, "big")
+
+
 def with_hash(hashed: bytes) -> bytes:
     """16 bytes of a hash as a UUID version 8 (RFC 9562 section 5.8), which is for such ids."""
     value = int.from_bytes(hashed, "big")

@@ -128,6 +128,7 @@ class PartitionState:
 
     def __init__(self, policy: Policy | None = None) -> None:
         self._policy = policy or Policy()
+        self._slot_first, self._slot_end = self._policy.slots.start, self._policy.slots.stop
         self.jobs = Jobs()
         self._caught_up_ms = 0
         self._due_left = 0
@@ -275,7 +276,7 @@ class PartitionState:
 
     def _decide_enqueue(self, command: Enqueue, now_ms: int, put: Put) -> Applied:
         jobs, job_id = self.jobs, command.job_id
-        if job_id in jobs.by_id or slot_of(job_id) not in self._policy.slots:
+        if job_id in jobs.by_id or not self._slot_first <= slot_of(job_id) < self._slot_end:
             return Applied((), _MET[self._meets(command)](job_id))
         kind = jobs.kinds.known(command.options, command.owner, command.max_retries)
         if (kind is None or self._policy.jobs_max is not None) and (

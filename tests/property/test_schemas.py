@@ -75,6 +75,10 @@ likely: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+def now() -> int:
+    return NOW_MS
+
+
 @st.composite
 def objects(draw: st.DrawFn, body: type[bodies.Body]) -> dict[str, Any]:
     """What could be ``body``: few of its fields, most of them right; or any fields of any kind."""
@@ -186,12 +190,12 @@ def each(check: Callable[[Any], None], items: list[tuple[str, Any]]) -> None:
 
 @given(encoded(objects(bodies.SubmitBody)), st.sampled_from([None, None, "k"]) | any_text)
 def test_a_submit(body: bytes, key: str | None):
-    answered(schemas.decode_submit(body, LIMITS, NOW_MS, key), check_submit)
+    answered(schemas.decode_submit(body, LIMITS, now, key), check_submit)
 
 
 @given(many("jobs", bodies.SubmitBody))
 def test_a_batch(body: bytes):
-    decoded = schemas.decode_batch(body, LIMITS, NOW_MS)
+    decoded = schemas.decode_batch(body, LIMITS, now)
     if isinstance(decoded, Problem):
         check_problem(decoded)
         return
@@ -202,8 +206,8 @@ def test_a_batch(body: bytes):
 
 @given(st.lists(objects(bodies.SubmitBody), min_size=1, max_size=4))
 def test_a_job_of_a_batch_is_what_it_is_alone(jobs: list[dict[str, Any]]):
-    alone = [schemas.decode_submit(_dumped(job, True), LIMITS, NOW_MS) for job in jobs]
-    together = schemas.decode_batch(_dumped({"jobs": jobs}, True), LIMITS, NOW_MS)
+    alone = [schemas.decode_submit(_dumped(job, True), LIMITS, now) for job in jobs]
+    together = schemas.decode_batch(_dumped({"jobs": jobs}, True), LIMITS, now)
     if not isinstance(together, Problem):
         assert together == alone
         return

@@ -219,9 +219,9 @@ def decoded(path: str, value: object) -> object:
     limits = schemas.SubmitLimits(1 << 20, 3)
     match path:
         case "/jobs":
-            return schemas.decode_submit(body, limits, 0)
+            return schemas.decode_submit(body, limits, int)
         case "/jobs/batch":
-            return schemas.decode_batch(body, limits, 0)
+            return schemas.decode_batch(body, limits, int)
         case "/jobs/lease":
             return schemas.decode_lease(body)
         case "/jobs/{job_id}/ack":
@@ -345,7 +345,7 @@ KEY = KeyRecord("client_00000000", "n", "o", "client", ("jobs:read",), 0, None, 
 @pytest.mark.parametrize(
     ("method", "path", "status", "answer"),
     [
-        ("post", "/jobs", 201, views.created(JOB_ID)),
+        ("post", "/jobs", 201, msgspec.json.decode(views.created(JOB_ID))),
         ("post", "/jobs/batch", 201, views.created_many([JOB_ID])),
         ("post", "/jobs/batch", 503, views.partly_stored([JOB_ID, Problem(503, "e")])),
         ("post", "/jobs/lease", 200, views.leased(Leased(JOB_ID, b"x", 1, 1, 1, 3, 0))),

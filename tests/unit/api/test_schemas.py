@@ -35,8 +35,12 @@ DAY_MS = 86_400_000
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
 
+def now() -> int:
+    return NOW_MS
+
+
 def submit(body: bytes, key: str | None = None, limits: SubmitLimits = LIMITS) -> Submit | Problem:
-    return schemas.decode_submit(body, limits, NOW_MS, key)
+    return schemas.decode_submit(body, limits, now, key)
 
 
 def plain(payload: bytes, max_retries: int) -> Submit:
@@ -541,8 +545,8 @@ def test_the_same_body_spelled_another_way_has_the_same_digest() -> None:
 
 def test_a_digest_depends_neither_on_the_key_nor_the_time_nor_the_settings() -> None:
     body = b'{"payload":"x","delay":"1s","ttl":"1m","backoff":{"factor":3}}'
-    one = schemas.decode_submit(body, LIMITS, NOW_MS, "k")
-    other = schemas.decode_submit(body, SubmitLimits(99, 7, 5, 9), NOW_MS + 1, "other")
+    one = schemas.decode_submit(body, LIMITS, now, "k")
+    other = schemas.decode_submit(body, SubmitLimits(99, 7, 5, 9), lambda: NOW_MS + 1, "other")
     assert isinstance(one, Submit)
     assert isinstance(other, Submit)
     assert one.digest == other.digest
@@ -592,7 +596,7 @@ def test_the_trace_of_a_submit_is_no_part_of_the_digest(tags: dict[str, str]) ->
 
 
 def batch(*jobs: Any) -> list[Submit] | Problem:
-    return schemas.decode_batch(json.dumps({"jobs": jobs}).encode(), LIMITS, NOW_MS)
+    return schemas.decode_batch(json.dumps({"jobs": jobs}).encode(), LIMITS, now)
 
 
 def test_a_batch_is_its_jobs_in_order() -> None:
@@ -646,7 +650,7 @@ def test_one_bad_job_refuses_the_batch_by_its_index(
     ids=lambda body: ascii(body[:40]),
 )
 def test_a_batch_that_is_none(body: bytes) -> None:
-    assert words(schemas.decode_batch(body, LIMITS, NOW_MS))
+    assert words(schemas.decode_batch(body, LIMITS, now))
 
 
 # Lease ----------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from api import problems, schemas, views
@@ -135,7 +136,8 @@ def test_a_page_says_null_where_it_ends():
 
 
 def test_what_submits_answer():
-    assert shown(views.created(JOB_ID)) == {"job_id": JOB_TEXT}
+    made = msgspec.json.decode(views.created(JOB_ID), type=views.JobCreated)
+    assert made == views.JobCreated(JOB_TEXT)
     assert shown(views.created_many([OTHER_ID, JOB_ID])) == {"job_ids": [OTHER_TEXT, JOB_TEXT]}
     assert shown(views.partly_stored([JOB_ID, problems.PARTITION_DOWN])) == {
         "error": problems.PARTLY_STORED.error,

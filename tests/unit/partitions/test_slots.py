@@ -5,12 +5,14 @@ import uuid
 import pytest
 
 from partitions.slots import (
+    RANDOM_ID_BITS,
     SLOTS,
     first_slot,
     format_job_id,
     make_job_id,
     parse_job_id,
     partition_of,
+    random_job_id,
     slot_of,
 )
 
@@ -54,6 +56,15 @@ def test_each_of_the_58_random_bits_makes_another_id():
     made = {make_job_id(1, 1 << bit, 0) for bit in range(58)} | {make_job_id(1, 0, 0)}
     assert len(made) == 59
     assert make_job_id(1, 1 << 58, 0) == make_job_id(1, 0, 0)
+
+
+def test_an_id_of_random_bits_takes_the_58_that_it_has_room_for():
+    made = {random_job_id(1, 1 << bit, 0) for bit in range(RANDOM_ID_BITS)}
+    assert len(made) == 58 + 1  # the others are dropped
+    assert random_job_id(1, 0, 0) == make_job_id(1, 0, 0)
+    for slot in (0, 40_000, SLOTS - 1):
+        read = random_job_id(1_800_000_000_123, (1 << RANDOM_ID_BITS) - 1, slot)
+        assert read == make_job_id(1_800_000_000_123, (1 << 58) - 1, slot)
 
 
 def test_an_id_reads_back_as_it_was_written():
