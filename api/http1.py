@@ -208,17 +208,32 @@ class RequestParser:
         return head
 
     def _retargeted(self, raw: bytes) -> Head | None:
-        """A head of which only the path is new; None for all others."""
-        if len(raw) > self._limits.head_bytes_max:
-            return None
+        """A head of which only the path is new; None for all others.
+
+        Method and version are known to be right, being those of a head that was understood; so of
+        what ``_understand`` checks only the target is left, and that the line is one.
+        """
+        limits = self._limits
         line_end = raw.find(b"\n") + 1
-        words = raw[: line_end - 2].split(b" ")
-        if len(words) != 3 or (words[0], words[2], raw[line_end:]) not in self._memo.blocks:
+        line = raw[:line_end]
+        words = line[:-2].split(b" ")
+        if len(words) != 3 or len(raw) > limits.head_bytes_max:
+            return None
+        method, target, version = words
+        block = method, version, raw[line_end:]
+        known = self._memo.blocks.get(block)
+        if (
+            known is None
+            or len(target) > limits.url_bytes_max
+            or request_line_grammar.fullmatch(line) is None
+        ):
             return None
         try:
-            return self._understand(raw)
+            head = retarget(known, method, target)
         except Malformed:
             return None  # said again, and answered, when it is fed
+        self._memo.remember(raw, block, head)
+        return head
 
     def _check_unfinished_head(self) -> None:
         """Refuse early what no further byte can mend.

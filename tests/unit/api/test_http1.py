@@ -222,6 +222,11 @@ def test_a_whole_request_in_a_known_head_is_taken_in_one_step() -> None:
         SIMPLE.replace(b"Host: a", b"Host: b") + b"hello",
         SIMPLE.replace(b"/jobs", b"/a b") + b"hello",
         SIMPLE.replace(b"/jobs", b"http://a/") + b"hello",
+        SIMPLE.replace(b"/jobs", b"/" + b"a" * LIMITS.url_bytes_max) + b"hello",
+        SIMPLE.replace(b"/jobs", b"/\x80") + b"hello",
+        SIMPLE.replace(b"/jobs", b"/a\tb") + b"hello",
+        SIMPLE.replace(b"1.1\r\n", b"1.1\n", 1) + b"hello",
+        SIMPLE.replace(b"POST", b"post") + b"hello",
     ],
 )
 def test_all_else_is_not_taken_and_can_still_be_fed(data: bytes) -> None:
