@@ -13,7 +13,7 @@ when that is used up too, only reads are answered.
 
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
@@ -87,6 +87,9 @@ full, small batches do and large ones do not: the two lines would take turns."""
 _LAST_SNAPSHOT_WITHIN_MS: Final = 2_000
 """Of the node's 10 s for its drain, when the fronts took 6 of them; without that snapshot the next
 start reads more log."""
+_IN_A_ROW_MAX: Final = 8
+"""Batches without a turn for other tasks: replies that a socket did not take wait for theirs, and
+so do fronts that connect."""
 _STUCK_FRONT_S: Final = 5.0
 """A front that takes nothing for so long is cut off; it reconnects when it is well again."""
 
@@ -160,6 +163,8 @@ class Actor:
         self._said_full = False
         self._short_of_room_ms = 0
         self._spare_bytes = 0
+        self._in_a_row = 0
+        """Batches since other tasks had their turn."""
 
     def greet(self, pipe: Pipe) -> None:
         """A front connected: tell it who we are, and from now on what can be leased."""
@@ -176,15 +181,21 @@ class Actor:
             for job_id in [each for each, pipes in self._watchers.items() if pipe in pipes]:
                 self._stop_watching(job_id, pipe)
 
-    async def run(self, mailbox: trio.MemoryReceiveChannel[Mail]) -> None:
+    async def run(
+        self,
+        mailbox: trio.MemoryReceiveChannel[Mail],
+        at_once: Callable[[], list[Mail]] = list,
+    ) -> None:
         """Serve until ``mailbox`` ends; every reply sent is durable.
+
+        ``at_once`` gives mails without waiting, those of the mailbox first (``intake``).
 
         Raises:
             OSError: the log could not be written or synced. The process must end: after a
                 failed sync nobody knows what the disk holds.
         """
         with mailbox:
-            while (batch := await self._next_batch(mailbox)) is not None:
+            while (batch := await self._next_batch(mailbox, at_once)) is not None:
                 now_ms = self._clock.now_ms()
                 self._note_room(room := self._room_for(batch), now_ms)
                 self._nearly_full = self._watermark is not None and self._watermark.is_low(now_ms)
@@ -219,9 +230,15 @@ class Actor:
 
     # Taking in ----------------------------------------------------------------------------
 
-    async def _next_batch(self, mailbox: trio.MemoryReceiveChannel[Mail]) -> list[Mail] | None:
+    async def _next_batch(
+        self, mailbox: trio.MemoryReceiveChannel[Mail], at_once: Callable[[], list[Mail]]
+    ) -> list[Mail] | None:
         """All that waits, within bounds; empty when a deadline came first; None at the end."""
+        if not self._waiting and self._in_a_row < _IN_A_ROW_MAX:
+            self._waiting.extend(at_once())
+            self._in_a_row += 1
         if not self._waiting:
+            self._in_a_row = 0
             with trio.move_on_after(self._sleep_s()):
                 try:
                     self._waiting.append(await mailbox.receive())

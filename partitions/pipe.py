@@ -86,6 +86,18 @@ class Pipe:
                 return bodies
         return []
 
+    def receive_now(self) -> list[bytes]:
+        """The bodies of frames that are here. None says nothing: also not that it goes on.
+
+        Raises:
+            PipeError: what came is no frame.
+        """
+        try:
+            data = self._socket.recv(_RECEIVE_BYTES)
+        except OSError:
+            return []  # nothing, or closed: ``receive`` is where the owner learns it
+        return self._deframer.feed(data)
+
     async def run(self) -> None:
         """Send what ``send`` could not, until the pipe is closed."""
         while not self._closed:

@@ -12,16 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import trio
 
-from partitions.actor import Actor, Mail
+from partitions.actor import Actor
 from partitions.checkpoint import Checkpoints
 from partitions.child import say_ready, told_to_stop
 from partitions.clock import SystemClock
 from partitions.disk import Disk, free_bytes
-from partitions.errors import PipeError
-from partitions.limits import MAILBOX_MAILS_MAX
+from partitions.intake import Intake
 from partitions.log import NO_SPACE, identity_of
 from partitions.made import mark_made
 from partitions.memory import give_back
@@ -29,7 +27,6 @@ from partitions.messages import (
     PUSH_ID,
     Recovering,
     Response,
-    decode_requests,
     encode_responses,
 )
 from partitions.pipe import Pipe
@@ -62,6 +59,7 @@ class PartitionProcess:
         self._disk = disk
         self._directory = Path(settings.directory)
         self._identity = identity_of(settings.partition, settings.partitions)
+        self._intake = Intake()
         self._actor: Actor | None = None
         self._early: set[Pipe] = set()
         """Fronts that connected before the partition serves."""
@@ -72,22 +70,22 @@ class PartitionProcess:
         Raises:
             ExceptionGroup: of ``OSError``, the disk failed; of ``CorruptLogError``.
         """
-        send, receive = trio.open_memory_channel[Mail](MAILBOX_MAILS_MAX)
+        intake = self._intake
         with _listening_socket(self._settings.socket) as listener:
-            async with trio.open_nursery() as nursery, send, trio.open_nursery() as intake:
-                intake.start_soon(self._until_stopped, intake.cancel_scope)
-                intake.start_soon(self._accept, listener, send)
+            async with trio.open_nursery() as nursery, intake.send, trio.open_nursery() as fronts:
+                fronts.start_soon(self._until_stopped, fronts.cancel_scope)
+                fronts.start_soon(self._accept, listener)
                 self._actor = await self._recovered_actor()
-                nursery.start_soon(self._actor.run, receive)
+                nursery.start_soon(self._actor.run, intake.mailbox, intake.at_once)
                 for pipe in self._early:
                     self._actor.greet(pipe)
                 self._early.clear()
                 say_ready()
 
-    async def _until_stopped(self, intake: trio.CancelScope) -> None:
+    async def _until_stopped(self, fronts: trio.CancelScope) -> None:
         await told_to_stop()
         # Fronts were drained before us, so nobody waits for what is unread.
-        intake.cancel()
+        fronts.cancel()
 
     async def _recovered_actor(self) -> Actor:
         """Read the log; the actor that goes on where it ends."""
@@ -177,7 +175,7 @@ class PartitionProcess:
         for pipe in self._early:
             pipe.send(_recovering(done_percent))
 
-    async def _accept(self, listener: socket.socket, send: trio.MemorySendChannel[Mail]) -> None:
+    async def _accept(self, listener: socket.socket) -> None:
         async with trio.open_nursery() as nursery:
             while True:
                 await trio.lowlevel.wait_readable(listener)
@@ -192,9 +190,9 @@ class PartitionProcess:
                     _logger.warning("a front cannot be let in yet: %s", error)
                     await trio.sleep(_SCARCE_SLEEP_S)
                     continue
-                nursery.start_soon(self._serve_front, Pipe(sock), send)
+                nursery.start_soon(self._serve_front, Pipe(sock))
 
-    async def _serve_front(self, pipe: Pipe, send: trio.MemorySendChannel[Mail]) -> None:
+    async def _serve_front(self, pipe: Pipe) -> None:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pipe.run)
@@ -203,29 +201,13 @@ class PartitionProcess:
                     pipe.send(_recovering(0))
                 else:
                     self._actor.greet(pipe)
-                await self._read_front(pipe, send)
+                await self._intake.read(pipe)
                 nursery.cancel_scope.cancel()
         finally:
             self._early.discard(pipe)
             if self._actor is not None:
                 self._actor.forget(pipe)
             pipe.close()
-
-    async def _read_front(self, pipe: Pipe, send: trio.MemorySendChannel[Mail]) -> None:
-        try:
-            while bodies := await pipe.receive():
-                for body in bodies:
-                    for mail in Mail.of(pipe, decode_requests(body)):
-                        try:
-                            send.send_nowait(mail)  # costs no pass of the scheduler
-                        except trio.WouldBlock:
-                            await send.send(mail)
-        except (PipeError, msgspec.MsgspecError) as error:
-            # A front is inside the node, but what it sends is still input from outside.
-            _logger.error("a front sent what is no request; its pipe is closed: %s", error)
-        except trio.BrokenResourceError:
-            # The actor died while the mailbox was full; its own fault is what is reported.
-            return
 
 
 def _recovering(done_percent: int) -> bytes:

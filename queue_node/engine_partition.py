@@ -14,12 +14,11 @@ from typing import Final
 import trio
 
 from api.partition_client import PartitionClient
-from partitions.actor import Actor, Mail
+from partitions.actor import Actor
 from partitions.clock import Clock
 from partitions.disk import File, RealDisk, RealFile
-from partitions.limits import MAILBOX_MAILS_MAX
+from partitions.intake import Intake
 from partitions.log import Log, identity_of
-from partitions.messages import decode_requests
 from partitions.pipe import Pipe
 from partitions.recovery import recover
 from partitions.state import PartitionState, Policy
@@ -102,12 +101,12 @@ class InProcessPartition:
         Raises:
             OSError: of the disk.
         """
-        send, receive = trio.open_memory_channel[Mail](MAILBOX_MAILS_MAX)
+        intake = Intake()
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._actor.run, receive)
+                nursery.start_soon(self._actor.run, intake.mailbox, intake.at_once)
                 async for sock in self._sockets:
-                    nursery.start_soon(self._serve_front, Pipe(sock), send)
+                    nursery.start_soon(self._serve_front, Pipe(sock), intake)
         finally:
             self._hang_up()
 
@@ -122,15 +121,12 @@ class InProcessPartition:
                 self._sockets.receive_nowait().close()
         self._sockets.close()
 
-    async def _serve_front(self, pipe: Pipe, send: trio.MemorySendChannel[Mail]) -> None:
+    async def _serve_front(self, pipe: Pipe, intake: Intake) -> None:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pipe.run)
                 self._actor.greet(pipe)
-                while bodies := await pipe.receive():
-                    for body in bodies:
-                        for mail in Mail.of(pipe, decode_requests(body)):
-                            await send.send(mail)
+                await intake.read(pipe)
                 nursery.cancel_scope.cancel()
         finally:
             pipe.close()

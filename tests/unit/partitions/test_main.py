@@ -4,19 +4,13 @@ import contextlib
 import os
 import resource
 import signal
-import socket
 import stat
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
-import trio.testing
 
-from partitions import process as inner
-from partitions.actor import Mail
-from partitions.framing import frame
 from partitions.limits import FRAME_BYTES_MAX
 from partitions.log import segment_name
 from partitions.messages import (
@@ -29,14 +23,9 @@ from partitions.messages import (
     JobView,
     Lease,
     Leased,
-    Request,
     Settled,
-    encode_requests,
 )
-from partitions.pipe import Pipe
-from partitions.settings import PartitionSettings
 from tests.support.driver import enqueue, job_id
-from tests.support.fake_disk import FakeDisk
 from tests.support.partition_process import TIMEOUT_S, PartitionProcess
 
 PAYLOAD = "é€😀\0".encode()
@@ -211,22 +200,6 @@ def open_sockets(pid: int) -> int:
         with contextlib.suppress(FileNotFoundError):
             count += os.readlink(each).startswith("socket")
     return count
-
-
-async def test_a_front_that_waits_for_the_mailbox_of_an_actor_that_died_is_no_fault_of_its_own():
-    # Else the disk's fault would come up among others, as a traceback instead of one line.
-    settings = PartitionSettings(0, 1, "/data/p-0000", "/run/p.sock")
-    process = inner.PartitionProcess(settings, FakeDisk())
-    ours, theirs = socket.socketpair()
-    send, receive = trio.open_memory_channel[Mail](0)
-    pipe = Pipe(theirs)
-    with ours, trio.fail_after(5):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(process._read_front, pipe, send)
-            ours.send(frame(encode_requests([Request(1, Lease(1))])))
-            await trio.testing.wait_all_tasks_blocked()
-            receive.close()
-        pipe.close()
 
 
 def test_its_files_are_for_their_owner_alone(start, tmp_path):
