@@ -13,17 +13,15 @@ when that is used up too, only reads are answered.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
 
-from partitions.answers import (
-    Answer,
-    JobFound,
-)
+from partitions.answers import Answer, JobFound, LeasesGranted
 from partitions.checkpoint import Checkpoints
 from partitions.clock import Clock
 from partitions.costs import record_bytes
@@ -71,6 +69,7 @@ if TYPE_CHECKING:
 _logger: Final = logging.getLogger("queue_node.partition")
 
 _TICK: Final = Tick()
+_NOTHING: Final[Mapping[int, bytes]] = {}
 _READS: Final = (Get, List, ViewQueues, Unwatch)
 """What these may bring, through the time that passes, is reckoned with in any case."""
 _SUBMITS: Final = (Enqueue, EnqueueMany)
@@ -380,7 +379,11 @@ class Actor:
         responses: list[Response] = []
         size = 0
         for request, answer in zip(mail.requests, answers, strict=True):
-            reply, text_size = reply_to(answer, self._read)
+            read = self._read
+            if type(answer) is LeasesGranted:
+                positions = [lease.payload_at for lease in answer.leases if lease.payload_at]
+                read = partial(read, known=self._log.read_together(positions))
+            reply, text_size = reply_to(answer, read)
             responses.append(Response(request.request_id, reply))
             size += text_size
             if size >= FRAME_BYTES_SOFT:
@@ -402,9 +405,12 @@ class Actor:
                 _logger.warning("a front took no replies for %s s: cut off", _STUCK_FRONT_S)
                 pipe.close()
 
-    def _read(self, answer: TextAnswer) -> tuple[Reply, int]:
+    def _read(self, answer: TextAnswer, known: Mapping[int, bytes] = _NOTHING) -> tuple[Reply, int]:
+        """The reply, with the texts that are ``known`` by their positions, or those on disk."""
+        log = self._log
+        read = (lambda at: known.get(at) or log.read(at)) if known else log.read
         try:
-            return filled(answer, self._log.read)
+            return filled(answer, read)
         except BlobUnreadableError as error:
             job_id = answer.view.job_id if isinstance(answer, JobFound) else answer.job_id
             _logger.error("text of job %s is unreadable: %s", job_id.hex(), error)

@@ -37,7 +37,7 @@ from partitions.limits import (
     SEGMENT_BYTES,
     TEXT_BYTES_MAX,
 )
-from partitions.positions import OFFSET_MAX, make_position, offset_of, segment_of
+from partitions.positions import OFFSET_MAX, make_position, offset_of, segment_of, size_of
 from partitions.record import (
     BLOB_HEADER_BYTES,
     RECORD_HEADER_BYTES,
@@ -58,6 +58,10 @@ EVENT_BYTES_MAX: Final = 512
 
 _OPEN_FILES_MAX: Final = 64
 _FIRST_READ_BYTES: Final = 4096
+_TOGETHER_BYTES_MAX: Final = 256 << 10
+_GAP_BYTES_MAX: Final = 16 << 10
+"""Between two texts that are read together: what stands behind those of a record are its events,
+and to read so much more costs less than a call."""
 NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
@@ -199,6 +203,16 @@ def read_text(file: File, path: Path, offset_bytes: int) -> bytes:
     if len(text) != length or crc32(text) != crc:
         raise BlobUnreadableError(path, offset_bytes, "blob does not match its checksum")
     return text
+
+
+def text_in(data: bytes, start: int) -> bytes | None:
+    """The text whose blob begins there; None if it is not all in ``data``, or damaged."""
+    if len(data) - start < BLOB_HEADER_BYTES:
+        return None
+    length, crc = decode_blob_header(data, start)
+    start += BLOB_HEADER_BYTES
+    text = data[start : start + length]
+    return text if 0 < length == len(text) and crc32(text) == crc else None
 
 
 class Log:
@@ -349,6 +363,25 @@ class Log:
             raise BlobUnreadableError(path, offset, f"cannot be read: {error}") from error
         return read_text(file, path, offset)
 
+    def read_together(self, positions: Sequence[int]) -> dict[int, bytes]:
+        """``{position: text}`` of those that stand close together, as jobs that came together do.
+
+        A read for all of them costs little more than one of them alone. Those that are missing,
+        for whatever reason, are for ``read``.
+        """
+        texts: dict[int, bytes] = {}
+        for run in _runs(positions):
+            start = offset_of(run[0])
+            size = offset_of(run[-1]) + size_of(run[-1]) - start
+            try:
+                data = self._file(segment_of(run[0])).read(size, start)
+            except OSError:
+                continue
+            for position in run:
+                if (text := text_in(data, offset_of(position) - start)) is not None:
+                    texts[position] = text
+        return texts
+
     def read_events(self, number: int, offset_bytes: int) -> tuple[bytes, int] | None:
         """``(events, size in bytes)`` of the record of a sealed segment that begins there.
 
@@ -459,3 +492,24 @@ class Log:
         while len(self._files) >= files_max:
             oldest = next(number for number in self._files if number != active)
             self._files.pop(oldest).close()
+
+
+def _runs(positions: Sequence[int]) -> list[list[int]]:
+    """The positions in runs, each of more than one text and worth a read for all."""
+    runs: list[list[int]] = []
+    for position in positions:
+        if runs and _goes_on(runs[-1], position):
+            runs[-1].append(position)
+        else:
+            runs.append([position])
+    return [run for run in runs if len(run) > 1]
+
+
+def _goes_on(run: list[int], position: int) -> bool:
+    last, offset = run[-1], offset_of(position)
+    return (
+        segment_of(last) == segment_of(position)
+        # The size of the last one is rounded up, so this one may begin before its end.
+        and 0 < offset - offset_of(last) <= size_of(last) + _GAP_BYTES_MAX
+        and offset + size_of(position) - offset_of(run[0]) <= _TOGETHER_BYTES_MAX
+    )

@@ -188,9 +188,9 @@ def encode_blob(text: bytes) -> bytes:
     return _BLOB.pack(len(text), crc32(text)) + text
 
 
-def decode_blob_header(data: bytes) -> tuple[int, int]:
-    """``(length_bytes, crc)`` of the blob whose first 8 bytes these are."""
-    length, crc = _BLOB.unpack_from(data)
+def decode_blob_header(data: bytes, start: int = 0) -> tuple[int, int]:
+    """``(length_bytes, crc)`` of the blob that begins at ``start``, by its first 8 bytes."""
+    length, crc = _BLOB.unpack_from(data, start)
     return length, crc
 
 

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import random
 from pathlib import Path
 
 import msgspec
@@ -28,7 +29,7 @@ from partitions.record import (
 )
 from partitions.recovery import recover
 from partitions.state import PartitionState
-from tests.support.fake_disk import FakeDisk, Faults, Survival
+from tests.support.fake_disk import FakeDisk, FakeFile, Faults, Survival
 
 DIRECTORY = Path("/data/p-0003")
 IDENTITY = Identity(3, 100, 200)
@@ -215,6 +216,74 @@ def test_a_text_behind_the_end_or_in_a_segment_that_is_gone_is_unreadable(log):
         log.read(make_position(9, SEGMENT_HEADER_BYTES, 9))
     with pytest.raises(BlobUnreadableError, match="cannot be read"):
         log.read(0)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_texts_read_together_are_those_read_one_by_one(log, seed):
+    draws = random.Random(seed)
+    positions: list[int] = []
+    for _ in range(draws.randint(1, 8)):
+        sizes = [draws.choice([1, 30, 300, 20_000]) for _ in range(draws.randint(1, 5))]
+        positions += [log.put(draws.randbytes(size)) for size in sizes]
+        log.commit([EVENT] * draws.choice([1, 500]), 1)
+        log.make_room(1)  # the segments of these tests are small
+    asked = draws.sample(positions, draws.randint(1, len(positions)))
+    if draws.random() < 0.5:
+        asked.sort()
+    together = log.read_together(asked)
+    assert together == {position: log.read(position) for position in together}
+    assert set(together) <= set(asked)
+
+
+def test_neighbours_are_read_together_in_one_read(disk, log, monkeypatch):
+    positions = [log.put(b"text %d" % number) for number in range(100)]
+    log.commit([EVENT], 1)
+    reads = counted_reads(monkeypatch)
+    assert list(log.read_together(positions)) == positions
+    assert len(reads) == 1
+    # Alone, backwards, and in another segment there is nothing to be gained.
+    assert log.read_together(positions[:1]) == {}
+    assert log.read_together(positions[:3][::-1]) == {}
+    assert log.read_together([positions[0], make_position(2, offset_of(positions[1]), 14)]) == {}
+    assert len(reads) == 1
+
+
+def test_what_is_read_together_is_bounded(log, monkeypatch):
+    positions = [log.put(bytes([number]) * 100_000) for number in range(9)]
+    log.commit([EVENT], 1)
+    reads = counted_reads(monkeypatch)
+    assert len(log.read_together(positions)) == 8  # two at a time, and one that is left
+    assert max(reads) <= module._TOGETHER_BYTES_MAX
+
+
+def test_damage_among_texts_read_together_is_left_to_be_told(disk, log):
+    positions = [log.put(b"text %d" % number) for number in range(5)]
+    log.commit([EVENT], 1)
+    disk._inode(DIRECTORY / segment_name(1)).seen[offset_of(positions[2]) + 9] ^= 0x10
+    texts = log.read_together(positions)
+    assert list(texts) == [*positions[:2], *positions[3:]]
+    with pytest.raises(BlobUnreadableError):
+        log.read(positions[2])
+
+
+def test_texts_of_a_segment_that_cannot_be_read_are_left_to_be_told(disk, log):
+    gone = [make_position(9, SEGMENT_HEADER_BYTES + offset, 9) for offset in (0, 9)]
+    assert log.read_together(gone) == {}
+    behind = [make_position(1, 1_000_000 + offset, 9) for offset in (0, 9)]
+    assert log.read_together(behind) == {}
+
+
+def counted_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the reads from now on."""
+    sizes: list[int] = []
+    read = FakeFile.read
+
+    def counting(self: FakeFile, size: int, offset: int) -> bytes:
+        sizes.append(size)
+        return read(self, size, offset)
+
+    monkeypatch.setattr(FakeFile, "read", counting)
+    return sizes
 
 
 # Room ---------------------------------------------------------------------------------------
