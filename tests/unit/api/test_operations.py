@@ -37,7 +37,7 @@ from partitions.messages import (
 from partitions.messages import Release as ReleaseJob
 from partitions.options import Options, encode_options
 from partitions.slots import format_job_id, parse_job_id, partition_of, slot_of
-from tests.support.by_hand import Run, partitions_of, settle
+from tests.support.by_hand import partitions_of, settle
 from tests.support.fake_partition import Fault
 from tests.support.partitions import Fleet, fleet_of
 from tests.support.polling import until
@@ -648,14 +648,37 @@ async def test_queues_are_summed_over_partitions_and_silent_ones_named(tmp_path:
         assert await driven(operations.queue(CALLER, "mail")) == problems.PARTITION_DOWN
 
 
-def test_thousands_of_queues_are_shown_in_one_pass() -> None:
+async def test_thousands_of_queues_are_shown_while_others_have_their_turns() -> None:
     # Each was once looked for among all: minutes in which the front answered nobody.
     partitions = partitions_of(4)
     views = [QueueView(f"q{n}", False, {"READY": 1}, None, 0, {}) for n in range(10_000)]
     for partition in partitions:
         partition.answer = lambda command: QueueViews(views)
-    run = Run(Operations([each.client for each in partitions]).queues(CALLER))
-    began = time.process_time()
-    settle(partitions)
-    assert time.process_time() - began < 8
-    assert len(run.result.queues) == 10_000
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        found: list[object] = []
+
+        async def show() -> None:
+            operations = Operations([each.client for each in partitions])
+            found.append(await driven(operations.queues(CALLER)))
+
+        nursery.start_soon(show)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(other)
+        began = time.process_time()
+        settle(partitions)
+        while not found:
+            await trio.lowlevel.checkpoint()
+        assert time.process_time() - began < 8
+        nursery.cancel_scope.cancel()
+    (shown,) = found
+    assert isinstance(shown, QueuesBody)
+    assert len(shown.queues) == 10_000
+    assert turns > 50
