@@ -233,9 +233,13 @@ class Actor:
         self, mailbox: trio.MemoryReceiveChannel[Mail], at_once: Callable[[], list[Mail]]
     ) -> list[Mail] | None:
         """All that waits, within bounds; empty when a deadline came first; None at the end."""
-        if not self._waiting and self._in_a_row < _IN_A_ROW_MAX:
-            self._waiting.extend(at_once())
+        if self._in_a_row < _IN_A_ROW_MAX:
             self._in_a_row += 1
+            if not self._waiting:
+                self._waiting.extend(at_once())
+        elif self._waiting:
+            self._in_a_row = 0
+            await trio.lowlevel.checkpoint()
         if not self._waiting:
             self._in_a_row = 0
             with trio.move_on_after(self._sleep_s()):

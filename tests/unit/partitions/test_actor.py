@@ -228,6 +228,38 @@ async def front(partition):
 # Commit, then reply -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("requests", [1, 5 * BATCH_REQUESTS_MAX])
+async def test_others_have_their_turns_however_much_there_is_to_do(requests, partition, front):
+    batches = turns = 0
+
+    def at_once() -> list[Mail]:
+        nonlocal batches
+        if batches >= 200:
+            partition.send.close()
+            return []
+        batches += -(-requests // BATCH_REQUESTS_MAX)
+        size = min(requests, BATCH_REQUESTS_MAX)
+        mail = Mail(front.pipe, [Request(1, Get(job_id(1)))] * size, 0)
+        return [mail] * (requests // size)
+
+    async def read() -> None:
+        """What a reader does when it has its turn."""
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+            if partition.receive.statistics().current_buffer_used == 0 and (mails := at_once()):
+                for mail in mails:
+                    partition.send.send_nowait(mail)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await partition.actor.run(partition.receive, at_once)
+        nursery.cancel_scope.cancel()
+    assert batches >= 200
+    assert turns >= batches // 10
+
+
 async def test_all_that_waits_is_one_commit_and_is_answered_only_after_it(
     autojump_clock, partition, front
 ):
