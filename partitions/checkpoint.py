@@ -12,11 +12,21 @@ empty and goes. What an event takes beside its text counts as garbage, too, and 
 again: with texts of a few bytes a log may be mostly that. So what copying costs is measured, and
 a segment is only copied if the copy will be clearly smaller.
 
-Every step is short (``_STEP_JOBS``, ``_STEP_BYTES``, ``_STEP_READ_BYTES``) and is followed by a
-pause in proportion to its length, so that this takes a fifth of the partition's time at most;
-half of it while the log is larger than it should be (``_SIZE_SHARE``), as under acks faster than
-any that come over HTTP. ``longest_step_ms`` is what it costs a client at worst. Everything is
-synced by the thread that calls.
+Every step is short (``_STEP_JOBS``, ``_STEP_EVENTS``, ``_STEP_LOOKS``, ``_STEP_BYTES``,
+``_STEP_READ_BYTES``) and is followed by a pause in proportion to its length, so that this takes a
+fifth of the partition's time at most, and half of it while the log is larger than it should be
+(``_SIZE_SHARE``).
+
+**Pressure.** Acks of a large backlog can be quicker than that: each takes its text away from the
+live data, and what is dead can only go once it is covered. So as the log comes near to what it may
+take at most (1.5 times the live data and two segments), the share of the partition's time rises to
+nearly all of it, and acks become slower instead of the log larger. Between two batches there are
+then several steps, for ``_BURST_S`` and one step at most. Snapshots come more often, whatever they
+take. And while the log is too large one begins with a new segment, so that what it covers need not
+wait for the next one.
+
+``longest_step_ms`` is what all this costs a client at worst. Everything is synced by the thread
+that calls.
 
 A disk without room abandons what is under way, to be tried again later; any other failure
 is the partition's end, as everywhere.
@@ -25,7 +35,7 @@ is the partition's end, as everywhere.
 import logging
 import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -44,7 +54,10 @@ _logger: Final = logging.getLogger("queue_node.partition")
 
 _STEP_JOBS: Final = 2_000
 _STEP_BYTES: Final = 256 << 10
-_STEP_EVENTS: Final = 1_000
+_STEP_EVENTS: Final = 250
+"""Texts that are copied. One takes 9 us, 28 with millions of jobs, which no cache holds: 7 ms."""
+_STEP_LOOKS: Final = 2_000
+"""Events that are looked at; most of them put no text there, or one that is dead by now."""
 _EVENT_BYTES: Final = 64
 """More than a moved text's event takes."""
 _STEP_RECORDS: Final = 64
@@ -54,12 +67,26 @@ _DUTY: Final = 4
 """A step of 1 ms is followed by a pause of 4 ms."""
 _DUTY_BEHIND: Final = 1
 """The same, while copying does not keep up."""
+_DUTY_MIN: Final = 1 / 16
+"""The same, under full pressure; that is 1 under none."""
+_BURST_S: Final = 0.010
+"""Steps in a row, under pressure: the last one begins before that."""
 _SIZE_SHARE: Final = 1.5
 """Sealed segments should not hold more than so many times the live data."""
+_PRESSURE_FROM: Final = 1.0
+_PRESSURE_FULL: Final = 1.5
+"""Pressure is 0 with the first of these, 1 with the second: what the log takes above that, in
+segments, with the room for a copy. Two are promised; the rest is for what full pressure lets
+through. A steady load without a backlog stays below the first: it has twice what a checkpoint is
+due after."""
+_PRESSURE_DUE: Final = 0.5
+"""With more pressure than this, how much a snapshot takes does not matter."""
+_COPY_ROOM: Final = 0.5
+"""Of a segment: what copying one takes before it goes."""
 _GROWTH_BYTES_MIN: Final = 24 << 20
 """A checkpoint is due after this much log; or, if that is more, after as much as a snapshot takes,
 so that snapshots cost no more writing than the log itself (twice that while the log is larger than
-it should be)."""
+it should be, and more under pressure)."""
 _PATIENCE: Final = 4
 """As long as there is little garbage, after so many times as much: all that a snapshot would spare
 is the next start reading that. A backlog that grows was slower by a sixth without this."""
@@ -67,6 +94,8 @@ _GARBAGE_SHARE: Final = 0.3
 """Copying forward begins when sealed segments hold more garbage than this share of the live
 data."""
 _LOOK_EVERY_MS: Final = 1_000
+_LOOK_PRESSED_MS: Final = 50
+"""The same, under pressure."""
 _COPY_SHARE_MAX: Final = 0.85
 """A segment whose copy would take more of its size than this is left as it is."""
 _RETRY_MS: Final = 10_000
@@ -91,6 +120,7 @@ class Checkpoints:
         step_jobs: int = _STEP_JOBS,
         duty: int = _DUTY,
         patience: int = _PATIENCE,
+        timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._disk = disk
         self._directory = directory
@@ -101,6 +131,7 @@ class Checkpoints:
         self._step_jobs = step_jobs
         self._duty = duty
         self._patience = patience
+        self._timer = timer
         self._newest_lsn = 0 if newest is None else newest.lsn
         self._bad_lsns = set(bad_lsns)
         """Snapshots that no start can use: they must not count as kept."""
@@ -115,7 +146,10 @@ class Checkpoints:
         self._victim_offset = 0
         self._victim_events: deque[Event] = deque()
         self._read_bytes = 0
-        """In this step."""
+        self._moves = 0
+        """Both in this step."""
+        self._is_short = False
+        """The log has no room for the text that was to be copied: it is tried again later."""
         self._moved_bytes = 1
         self._copied_bytes = 1
         """Log that was written for them, so far; a copy of so much costs as much more."""
@@ -123,10 +157,12 @@ class Checkpoints:
         self._covered_lsn: int | None = None
         """Of the older of two snapshots, 0 if there are not two; None: not looked yet."""
         self._next_look_ms = 0
-        self._stuck: set[int] = set()
-        """Segments with a text that cannot be read: copying them forward is given up."""
+        self._stuck: dict[int, int] = {}
+        """``{number: bytes}`` of segments with a text that cannot be read: copying them forward is
+        given up, and no pressure would make them smaller."""
         self._next_ms = 0
         self._began_ms = 0
+        self._rests_since = timer()
         self.longest_step_ms = 0.0
         """Since the start of the process."""
 
@@ -145,12 +181,18 @@ class Checkpoints:
         """
         if now_ms < self._next_ms:
             return
-        started = time.perf_counter()
+        started = self._timer()
         if not self._do_something(now_ms):
             return
-        took_ms = (time.perf_counter() - started) * 1000
+        duty = self._duty_now()
+        # Below 1 a pause is shorter than a step: there are several between two batches.
+        burst_s = min((started - self._rests_since) / duty, _BURST_S) if 0 < duty < 1 else 0.0
+        while (ended := self._timer()) - started < burst_s and now_ms >= self._next_ms:
+            if not self._do_something(now_ms):
+                break
+        self._rests_since = ended
+        took_ms = (ended - started) * 1000
         self.longest_step_ms = max(self.longest_step_ms, took_ms)
-        duty = min(self._duty, _DUTY_BEHIND) if self._is_behind() else self._duty
         self._next_ms = max(self._next_ms, now_ms + int(took_ms * duty))
 
     def finish(self, now_ms: int, within_ms: int) -> bool:
@@ -189,8 +231,9 @@ class Checkpoints:
         if growth < self._growth_bytes_min:
             return False
         if self._is_behind():
-            # Only what two snapshots cover can go: they come twice as often.
-            return growth >= self._snapshot_bytes // 2
+            # Only what two snapshots cover can go: they come twice as often, or, before the log
+            # takes more than it may, whatever that costs.
+            return growth >= self._snapshot_bytes // 2 or self._pressure() > _PRESSURE_DUE
         return growth >= self._snapshot_bytes * (1 if self._has_garbage() else self._patience)
 
     def _is_overdue(self) -> bool:
@@ -201,6 +244,23 @@ class Checkpoints:
     def _is_behind(self) -> bool:
         return self._log.sealed_bytes > _SIZE_SHARE * self._jobs.live.total_bytes
 
+    def _pressure(self) -> float:
+        """How near the log is to what it may take at most, from 0 to 1."""
+        cost = self._copied_bytes / self._moved_bytes
+        share = max(_SIZE_SHARE, cost / _COPY_SHARE_MAX)
+        live_bytes, segment_bytes = self._jobs.live.total_bytes, self._log.segment_bytes
+        # A segment goes only when the last of its texts was copied.
+        copy_bytes = min(live_bytes, _COPY_ROOM * segment_bytes)
+        used_bytes = self._log.used_bytes - sum(self._stuck.values())
+        excess = (used_bytes + copy_bytes - share * live_bytes) / segment_bytes
+        pressure = (excess - _PRESSURE_FROM) / (_PRESSURE_FULL - _PRESSURE_FROM)
+        return min(max(pressure, 0.0), 1.0)
+
+    def _duty_now(self) -> float:
+        if pressure := self._pressure():
+            return min(self._duty, max(_DUTY_BEHIND * (1 - pressure), _DUTY_MIN))
+        return min(self._duty, _DUTY_BEHIND) if self._is_behind() else self._duty
+
     def _has_garbage(self) -> bool:
         """Whether sealed segments hold much that is no live text."""
         live = self._jobs.live
@@ -208,12 +268,16 @@ class Checkpoints:
         return self._log.sealed_bytes - live_bytes > _GARBAGE_SHARE * live.total_bytes
 
     def _do_something(self, now_ms: int) -> bool:
-        if self._writer is not None:
-            self._go_on_with_snapshot(now_ms)
-        elif self._leaving:
-            # One at a time: a file system takes its time to free 64 MiB.
-            self._log.retire([self._leaving.pop()])
-        elif self._is_overdue() or (self._victim is None and self._is_due()):
+        if self._leaving:
+            # One at a time, for each is a sync; and before all else, for it gives room.
+            number = self._leaving.pop()
+            self._log.retire([number])
+            self._stuck.pop(number, None)
+        elif (
+            self._writer is not None
+            or self._is_overdue()
+            or (self._victim is None and self._is_due())
+        ):
             self._go_on_with_snapshot(now_ms)
         elif self._victim is not None:
             self._copy_some(now_ms)
@@ -225,7 +289,7 @@ class Checkpoints:
         """Whether something can go by now that could not before."""
         if now_ms < self._next_look_ms:
             return False
-        self._next_look_ms = now_ms + _LOOK_EVERY_MS
+        self._next_look_ms = now_ms + (_LOOK_PRESSED_MS if self._pressure() else _LOOK_EVERY_MS)
         if self._covered_lsn is None:
             self._prune_snapshots()
         self._retire()
@@ -233,6 +297,10 @@ class Checkpoints:
         return bool(self._leaving) or self._victim is not None
 
     def _go_on_with_snapshot(self, now_ms: int) -> None:
+        if self._writer is None and self._is_behind():
+            # What is before the snapshot shall not share a segment with what is behind it, which
+            # would keep it for as long.
+            self._log.begin_segment(now_ms)
         # Only here may a disk without room be forgiven: a snapshot is a file of its own, and
         # an unfinished one is as good as none. In the log a failed write is the end.
         try:
@@ -356,17 +424,22 @@ class Checkpoints:
         """Copy live texts of the segment, about ``_STEP_BYTES`` of them, in one commit."""
         assert self._victim is not None
         events: list[Event] = []
-        records, at_end, self._read_bytes = 0, False, 0
+        records, looked, at_end = 0, 0, False
+        self._read_bytes, self._moves = 0, 0
         while (
             self._log.staged_bytes < _STEP_BYTES
             and len(events) < _STEP_EVENTS
+            and looked < _STEP_LOOKS
             and self._read_bytes < _STEP_READ_BYTES
         ):
             if self._victim_events:
-                if not self._has_room_for(self._victim_events[0], len(events)):
+                looked += 1
+                events += self._jobs.moved(self._victim_events[0], self._move)
+                if self._is_short:
+                    self._is_short = False
                     self._next_ms = now_ms + _RETRY_MS
                     break
-                events += self._jobs.moved(self._victim_events.popleft(), self._move)
+                self._victim_events.popleft()
             elif records < _STEP_RECORDS and not at_end:
                 at_end = not self._read_victim()
                 records += 1
@@ -389,16 +462,10 @@ class Checkpoints:
                 self._jobs.live.by_segment[number],
                 self._victim_offset,
             )
-            self._stuck.add(number)
+            self._stuck[number] = self._victim.file_bytes
         if at_end or number not in self._jobs.live.by_segment:
             self._retire()
             self._choose_victim()
-
-    def _has_room_for(self, event: Event, events: int) -> bool:
-        """Whether the text that the event put there fits into the commit so far."""
-        text_bytes = size_of(position_in(event))
-        before = RECORD_HEADER_BYTES + self._log.staged_bytes + _EVENT_BYTES * (events + 1)
-        return self._log.reserve(before + text_bytes)
 
     def _read_victim(self) -> bool:
         """Take the events of its next record; False when there is none."""
@@ -420,7 +487,13 @@ class Checkpoints:
         return True
 
     def _move(self, position: int) -> int | None:
-        self._read_bytes += size_of(position)
+        text_bytes = size_of(position)
+        before = RECORD_HEADER_BYTES + self._log.staged_bytes + _EVENT_BYTES * (self._moves + 1)
+        if not self._log.reserve(before + text_bytes):
+            self._is_short = True
+            return None
+        self._moves += 1
+        self._read_bytes += text_bytes
         try:
             text = self._log.read(position)
         except BlobUnreadableError as error:

@@ -44,6 +44,7 @@ from partitions.events import (
     PayloadMoved,
     QueuePaused,
     TokensRaised,
+    position_in,
 )
 from partitions.job import (
     CREATED_SHIFT,
@@ -222,21 +223,18 @@ class Jobs:
         ``move(position)`` copies a text and says where it is now. Returns what happened;
         nothing is evolved yet.
         """
-        if isinstance(event, TokensRaised | QueuePaused):
-            return []
-        job = self.by_id.get(event.job_id)
-        if job is None:
+        at = position_in(event)
+        if at <= EMPTY_AT:
             return []
         match event:
-            case JobEnqueued(payload_at=at) | PayloadMoved(payload_at=at):
-                if at <= EMPTY_AT or job.payload_at != at:
-                    return []
-                to = move(at)
-                return [] if to is None else [PayloadMoved(job.job_id, to)]
-            case JobAcked(result_at=at) | JobFailed(error_at=at) | OutcomeMoved(outcome_at=at):
-                if at > EMPTY_AT and job.outcome_at == at:
-                    to = move(at)
-                    return [] if to is None else [OutcomeMoved(job.job_id, to)]
+            case JobEnqueued() | PayloadMoved():
+                job = self.by_id.get(event.job_id)
+                if job is not None and job.payload_at == at and (to := move(at)) is not None:
+                    return [PayloadMoved(job.job_id, to)]
+            case JobAcked() | JobFailed() | OutcomeMoved():
+                job = self.by_id.get(event.job_id)
+                if job is not None and job.outcome_at == at and (to := move(at)) is not None:
+                    return [OutcomeMoved(job.job_id, to)]
         return []
 
     def _restore_plain(self, plain: list[Job]) -> None:

@@ -57,6 +57,7 @@ EVENT_BYTES_MAX: Final = 512
 """More than any one event takes, its owner name included (names are at most 256 bytes)."""
 
 _OPEN_FILES_MAX: Final = 64
+_BEGUN_SHARE: Final = 4
 _FIRST_READ_BYTES: Final = 4096
 _TOGETHER_BYTES_MAX: Final = 256 << 10
 _GAP_BYTES_MAX: Final = 16 << 10
@@ -95,6 +96,8 @@ class Segment(msgspec.Struct, frozen=True):
     header: SegmentHeader
     end_bytes: int
     """Where its records end."""
+    file_bytes: int
+    """With the zeros behind them."""
 
 
 class Tail(msgspec.Struct):
@@ -236,7 +239,8 @@ class Log:
         self._files: dict[int, File] = {tail.header.number: tail.file}
         self._sealed = {segment.header.number: segment for segment in sealed}
         self.sealed_bytes = sum(segment.end_bytes for segment in sealed)
-        """Of the segments behind the tail: counted on, for there may be thousands."""
+        """Records of the segments behind the tail: counted on, for there may be thousands."""
+        self._sealed_files_bytes = sum(segment.file_bytes for segment in sealed)
         self._paths: dict[int, Path] = {}
         """Of segments that were read."""
         self.appended_bytes = 0
@@ -263,6 +267,16 @@ class Log:
     def tail_first_lsn(self) -> int:
         """Number of the first record in the segment that is written to."""
         return self._tail.header.first_lsn
+
+    @property
+    def segment_bytes(self) -> int:
+        """How full a segment gets before the next one is begun."""
+        return self._sizes.segment_bytes
+
+    @property
+    def used_bytes(self) -> int:
+        """What the files of the log take."""
+        return self._sealed_files_bytes + self._tail.zeros_end_bytes
 
     @property
     def staged_bytes(self) -> int:
@@ -346,6 +360,14 @@ class Log:
         else:
             self.reserve(self._sizes.extent_bytes // 2, keep_bytes=0)
 
+    def begin_segment(self, now_ms: int) -> None:
+        """Between commits: let the next record go into a new segment, if there is room for one.
+
+        Not when the last one has hardly begun: there would be many that hold little.
+        """
+        if self._tail.offset_bytes >= self._sizes.segment_bytes // _BEGUN_SHARE:
+            self._roll(now_ms)
+
     def read(self, position: int) -> bytes:
         """The text at a position that a committed event named.
 
@@ -403,7 +425,9 @@ class Log:
     def retire(self, numbers: Sequence[int]) -> None:
         """Remove sealed segments, which nothing needs any more, durably."""
         for number in numbers:
-            self.sealed_bytes -= self._sealed.pop(number).end_bytes
+            segment = self._sealed.pop(number)
+            self.sealed_bytes -= segment.end_bytes
+            self._sealed_files_bytes -= segment.file_bytes
             self._paths.pop(number, None)
             if (file := self._files.pop(number, None)) is not None:
                 file.close()
@@ -452,8 +476,10 @@ class Log:
         # and one more record in the old segment would make the two overlap.
         self._disk.sync_directory(self._directory)
         self._seal(old)
-        self._sealed[old.header.number] = Segment(old.header, old.offset_bytes)
-        self.sealed_bytes += old.offset_bytes
+        sealed = Segment(old.header, old.offset_bytes, old.zeros_end_bytes)
+        self._sealed[old.header.number] = sealed
+        self.sealed_bytes += sealed.end_bytes
+        self._sealed_files_bytes += sealed.file_bytes
         self._tail = Tail(header, file, SEGMENT_HEADER_BYTES, zeros_end, old.next_lsn, old.prev_crc)
         self._close_surplus(_OPEN_FILES_MAX)
         self._files[header.number] = file

@@ -179,7 +179,7 @@ def recovering(
     before: _Before | None = None
     for index, number in enumerate(replayed):
         if last is not None and end is not None:
-            sealed.append(Segment(last.header, end.offset_bytes))
+            sealed.append(Segment(last.header, end.offset_bytes, len(last.data)))
             before = _Before(last.header, end, len(last.data))
         last = load_segment(disk, directory, number, identity)
         for item in _replay(last, state, at, last_number=replayed[-1]):
@@ -271,7 +271,8 @@ def _sealed(disk: Disk, directory: Path, number: int, identity: Identity) -> Seg
     file = disk.open(path)
     try:
         header = check_header(path, file.read(SEGMENT_HEADER_BYTES, 0), number, identity)
-        return Segment(header, file.size())
+        size = file.size()
+        return Segment(header, size, size)
     finally:
         file.close()
 

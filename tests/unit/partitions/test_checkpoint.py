@@ -3,12 +3,16 @@
 import errno
 import os
 import random
+from collections.abc import Callable
 
 import pytest
 
+from partitions import checkpoint
+from partitions.checkpoint import Checkpoints
 from partitions.log import Log, Sizes
-from partitions.messages import Ack, Command, Lease, Leased
-from tests.support.driver import DIRECTORY, START_MS, Driver, enqueue
+from partitions.messages import Ack, Command, Lease, Leased, Reply
+from partitions.snapshot import snapshot_lsns
+from tests.support.driver import DIRECTORY, IDENTITY, START_MS, Driver, enqueue
 from tests.support.fake_disk import FakeDisk, Faults
 
 TINY = Sizes(segment_bytes=1024, extent_bytes=512, reserve_bytes=256)
@@ -159,7 +163,8 @@ def test_a_batch_costs_no_look_at_each_segment(monkeypatch):
     for index in range(40):
         driver.handle([enqueue(index, b"x" * 60)], START_MS)
         driver.make_room(START_MS)
-    steps(driver)
+    for _ in range(20):
+        driver.make_room(START_MS)
     assert len(driver.log.sealed) > 1
     checkpoints = driver.checkpoints
     assert checkpoints is not None
@@ -301,6 +306,180 @@ def test_disk_use_follows_live_data_when_a_backlog_is_acked_at_random(text_bytes
     # The promise is two segments, kept at full size (``bench micro storage``: 1.7). Here one holds
     # few jobs, so that what events take beside texts counts for more; without copying it is 6.
     assert worst < 3
+
+
+class Timer:
+    """Each reading is a millisecond later: a step takes one, whatever the machine does."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        self.now_s += 0.001
+        return self.now_s
+
+
+class FastLoad:
+    """Five million jobs at a scale of 1 to 1,250, acked at random as fast as they can be.
+
+    As there, a million of them hold four segments of texts, a snapshot of all takes as much as
+    four segments and as long as the acks of 7 % of them.
+    """
+
+    JOBS = 4000
+    SEGMENT_BYTES = 64 << 10
+    SECONDS_PER_JOB = 0.0008
+
+    def __init__(self, text_bytes: int, acks: int) -> None:
+        self._text = b"x" * text_bytes
+        self._acks = acks
+        self.disk = FakeDisk()
+        self._timer = Timer()
+        sizes = Sizes(self.SEGMENT_BYTES, extent_bytes=2048, reserve_bytes=512)
+        self.driver = driver = Driver(self.disk, sizes=sizes)
+        driver.checkpoints = Checkpoints(
+            self.disk,
+            DIRECTORY,
+            IDENTITY,
+            driver.state.jobs,
+            driver.log,
+            growth_bytes_min=24 << 10,
+            step_jobs=20,
+            timer=self._timer,
+        )
+        self.excess_segments = -99.0
+        self.longest_step_ms = 0.0
+        self.seconds_of_acks = 0.0
+
+    def play(self) -> None:
+        jobs = range(self.JOBS)
+        for first in jobs[::10]:
+            self._batch([enqueue(index, self._text) for index in jobs[first : first + 10]])
+        leases: list[Leased] = []
+        for _ in jobs[::10]:
+            replies = self._batch([Lease(1 << 40)] * 10)
+            leases += [reply for reply in replies if isinstance(reply, Leased)]
+        random.Random(1).shuffle(leases)
+        began_s = self._timer.now_s
+        for first in jobs[:: self._acks]:
+            some = leases[first : first + self._acks]
+            self._batch([Ack(each.job_id, each.lease_token, None) for each in some])
+        self.seconds_of_acks = self._timer.now_s - began_s
+
+    def _batch(self, commands: list[Command]) -> list[Reply]:
+        driver, checkpoints = self.driver, self.driver.checkpoints
+        assert checkpoints is not None
+        replies = driver.handle(commands, self._now_ms())
+        self._timer.now_s += self.SECONDS_PER_JOB * len(commands)
+        driver.make_room(self._now_ms())
+        used = log_bytes(self.disk)
+        live = driver.state.jobs.live.total_bytes
+        assert used == driver.log.used_bytes
+        self.excess_segments = max(self.excess_segments, (used - 1.5 * live) / self.SEGMENT_BYTES)
+        return replies
+
+    def _now_ms(self) -> int:
+        return START_MS + int(self._timer.now_s * 1000)
+
+
+def log_bytes(disk: FakeDisk) -> int:
+    names = disk.names(DIRECTORY)
+    return sum(len(disk.content(DIRECTORY / name)) for name in names if name.endswith(".seg"))
+
+
+@pytest.fixture
+def small_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step copies a text or two: at that scale about as much as it has time for."""
+    monkeypatch.setattr(checkpoint, "_STEP_BYTES", 300)
+
+
+@pytest.mark.usefixtures("small_copies")
+@pytest.mark.parametrize(("text_bytes", "acks"), [(256, 1), (256, 2), (400, 1)])
+def test_acks_that_outrun_cleaning_are_slowed_down_before_the_log_takes_more_than_it_may(
+    text_bytes: int, acks: int
+):
+    load = FastLoad(text_bytes, acks)
+    load.play()
+    # It was 5.2 with 256 bytes while cleaning took half of the time at most.
+    assert load.excess_segments < 2
+    assert load.driver.checkpoints is not None
+    assert load.driver.checkpoints.longest_step_ms < 12, "no more than that in a row"
+    again = Driver(load.disk.restarted(), sizes=Sizes(load.SEGMENT_BYTES, 2048, 512))
+    assert len(again.state) == load.JOBS
+
+
+@pytest.mark.usefixtures("small_copies")
+def test_what_acks_wait_for_cleaning_is_bounded():
+    load = FastLoad(256, 1)
+    load.play()
+    # 3.3 without pressure: most of it is what copying and snapshots take in any case.
+    assert load.seconds_of_acks < 4.5 * load.JOBS * load.SECONDS_PER_JOB
+
+
+def noting(taken: list[int]) -> Callable[[Checkpoints, int], bool]:
+    """A step that only notes its time, and would always like to go on."""
+
+    def do_something(_: Checkpoints, now_ms: int) -> bool:
+        taken.append(now_ms)
+        return True
+
+    return do_something
+
+
+def test_without_pressure_there_is_one_step_at_a_time_and_then_a_pause(monkeypatch):
+    taken: list[int] = []
+    monkeypatch.setattr(Checkpoints, "_do_something", noting(taken))
+    timer = Timer()
+    driver = Driver(FakeDisk(), sizes=TINY)
+    checkpoints = Checkpoints(
+        driver.disk, DIRECTORY, IDENTITY, driver.state.jobs, driver.log, timer=timer
+    )
+    for now_ms in range(START_MS, START_MS + 100):
+        checkpoints.step(now_ms)
+    assert taken == list(range(START_MS, START_MS + 100, 4)), "1 ms each"
+
+
+def test_under_full_pressure_steps_follow_each_other_for_a_bounded_time(monkeypatch):
+    taken: list[int] = []
+    monkeypatch.setattr(Checkpoints, "_do_something", noting(taken))
+    monkeypatch.setattr(Checkpoints, "_pressure", lambda _: 1.0)
+    timer = Timer()
+    driver = Driver(FakeDisk(), sizes=TINY)
+    checkpoints = Checkpoints(
+        driver.disk, DIRECTORY, IDENTITY, driver.state.jobs, driver.log, timer=timer
+    )
+    checkpoints.step(START_MS)
+    taken.clear()
+    timer.now_s += 60
+    checkpoints.step(START_MS + 60_000)
+    assert 8 <= len(taken) <= 11
+
+
+def test_a_segment_that_can_never_be_copied_makes_no_pressure():
+    driver = copying(FakeDisk())
+    checkpoints = driver.checkpoints
+    assert checkpoints is not None
+    assert checkpoints._pressure() == 1
+    checkpoints._stuck = {each.header.number: each.file_bytes for each in driver.log.sealed}
+    assert checkpoints._pressure() < 1
+
+
+def test_what_a_snapshot_covers_ends_with_a_segment_while_the_log_is_too_large():
+    # Else the segment that it begins in would stay for another snapshot.
+    disk = FakeDisk()
+    driver = Driver(disk, sizes=TINY, checkpoint_bytes=600)
+    for index in range(60):
+        leases = driver.handle([enqueue(index, b"x" * 60), Lease(1_000_000)], START_MS)
+        acks: list[Command] = [
+            Ack(each.job_id, each.lease_token, None) for each in leases if isinstance(each, Leased)
+        ]
+        driver.handle(acks, START_MS)
+        for _ in range(20):
+            driver.make_room(START_MS)
+    older, newer = snapshot_lsns(disk.names(DIRECTORY))
+    firsts = [each.header.first_lsn for each in driver.log.sealed] + [driver.log.tail_first_lsn]
+    assert older + 1 == firsts[0], "all that it covers is gone"
+    assert newer + 1 in firsts
 
 
 def test_a_last_snapshot_that_is_given_up_is_said(caplog):

@@ -89,6 +89,46 @@ def header_of(disk: FakeDisk, number: int) -> SegmentHeader:
     return header
 
 
+def test_a_segment_is_begun_on_demand_unless_the_last_one_has_hardly_begun(disk, log):
+    committed(log, b"x" * 500)
+    log.begin_segment(2)
+    assert log.tail_segment == 1
+    committed(log, b"x" * 500)
+    log.begin_segment(2)
+    assert log.tail_segment == 2
+    log.begin_segment(3)
+    assert log.tail_segment == 2
+    position = committed(log, b"y")
+    assert segment_of(position) == 2
+    assert opened(disk.restarted()).read(position) == b"y"
+
+
+def test_a_segment_is_not_begun_without_room_for_it(disk, log):
+    committed(log, b"x" * 2000)
+    disk.space_bytes = disk.used_bytes()
+    log.begin_segment(2)
+    assert log.tail_segment == 1
+    assert disk.names(DIRECTORY) == [segment_name(1)]
+
+
+def test_what_its_files_take_is_known(disk, log):
+    def taken(disk: FakeDisk) -> int:
+        return sum(len(disk.content(DIRECTORY / name)) for name in disk.names(DIRECTORY))
+
+    assert log.used_bytes == taken(disk)
+    for _ in range(40):
+        committed(log, b"x" * 500)
+        log.make_room(1)
+        assert log.used_bytes == taken(disk)
+    left = disk.restarted()
+    again = opened(left)
+    assert len(again.sealed) > 2
+    assert again.used_bytes == taken(left)
+    again.retire([each.header.number for each in again.sealed])
+    assert again.sealed_bytes == 0
+    assert again.used_bytes == again._tail.zeros_end_bytes
+
+
 # Making -------------------------------------------------------------------------------------
 
 
