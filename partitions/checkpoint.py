@@ -69,7 +69,7 @@ _DUTY_BEHIND: Final = 1
 """The same, while copying does not keep up."""
 _DUTY_MIN: Final = 1 / 16
 """The same, under full pressure; that is 1 under none."""
-_BURST_S: Final = 0.010
+_BURST_S: Final = 0.020
 """Steps in a row, under pressure: the last one begins before that."""
 _SIZE_SHARE: Final = 1.5
 """Sealed segments should not hold more than so many times the live data."""

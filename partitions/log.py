@@ -432,15 +432,8 @@ class Log:
             if (file := self._files.pop(number, None)) is not None:
                 file.close()
             self._disk.remove(self._directory / segment_name(number))
-        if not numbers:
-            return
-        try:
-            self._disk.sync_directory(self._directory)
-        except OSError as error:
-            if error.errno not in NO_DESCRIPTOR:
-                raise
-            self.close_surplus()
-            self._disk.sync_directory(self._directory)
+        if numbers:
+            self._sync_directory()
 
     def close_surplus(self) -> None:
         """Close files of old segments that are only kept to save opening them again."""
@@ -469,12 +462,14 @@ class Log:
                 self._disk, self._directory, header, self._sizes.extent_bytes
             )
         except OSError as error:
-            if error.errno not in NO_SPACE:
+            if error.errno in NO_DESCRIPTOR:
+                self.close_surplus()
+            elif error.errno not in NO_SPACE:
                 raise
             return
         # No error is forgiven from here on, not even a lack of space: the new name is there,
         # and one more record in the old segment would make the two overlap.
-        self._disk.sync_directory(self._directory)
+        self._sync_directory()
         self._seal(old)
         sealed = Segment(old.header, old.offset_bytes, old.zeros_end_bytes)
         self._sealed[old.header.number] = sealed
@@ -483,6 +478,16 @@ class Log:
         self._tail = Tail(header, file, SEGMENT_HEADER_BYTES, zeros_end, old.next_lsn, old.prev_crc)
         self._close_surplus(_OPEN_FILES_MAX)
         self._files[header.number] = file
+
+    def _sync_directory(self) -> None:
+        try:
+            self._disk.sync_directory(self._directory)
+        except OSError as error:
+            if error.errno not in NO_DESCRIPTOR:
+                raise
+            # It could not even be opened.
+            self.close_surplus()
+            self._disk.sync_directory(self._directory)
 
     @staticmethod
     def _seal(old: Tail) -> None:

@@ -111,6 +111,17 @@ def test_a_segment_is_not_begun_without_room_for_it(disk, log):
     assert disk.names(DIRECTORY) == [segment_name(1)]
 
 
+@pytest.mark.parametrize("kind", ["create", "sync_directory"])
+def test_a_segment_is_begun_later_or_all_the_same_without_a_descriptor(disk, log, kind):
+    committed(log, b"x" * 2000)
+    disk.faults = Faults(fail_at=0, fail_kinds=(kind,), error=errno.EMFILE)
+    log.begin_segment(2)
+    log.begin_segment(2)
+    assert log.tail_segment == 2
+    position = committed(log, b"y")
+    assert opened(disk.crash(LOST)).read(position) == b"y"
+
+
 def test_what_its_files_take_is_known(disk, log):
     def taken(disk: FakeDisk) -> int:
         return sum(len(disk.content(DIRECTORY / name)) for name in disk.names(DIRECTORY))
