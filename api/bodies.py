@@ -1,9 +1,10 @@
 """What the JSON of a request may hold: one struct for each body, bounds included. Pure.
 
-``schemas`` decodes them and checks the rest; ``openapi`` shows them, so what is documented is
-what is decoded. None and absent are the same everywhere, as in the original system.
+``submit_schemas`` and ``lease_schemas`` decode them and check the rest; ``openapi`` shows them, so
+what is documented is what is decoded. None and absent are the same everywhere, as in the original
+system.
 
-Bounds in ``extra_json_schema`` are for readers alone: ``schemas`` checks those, in words that
+Bounds in ``extra_json_schema`` are for readers alone: the decoders check those, in words that
 clients know or that say more than a pattern.
 """
 

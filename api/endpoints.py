@@ -9,14 +9,31 @@ from typing import Final, Literal, Protocol
 
 import msgspec
 
-from api import schemas, views
+from api import views
 from api.answer import Answer
 from api.caller import ACK, LEASE, READ, SUBMIT, Caller
 from api.calls import in_task
 from api.keyring import Keyring
+from api.lease_schemas import (
+    decode_ack,
+    decode_acks,
+    decode_extend,
+    decode_extends,
+    decode_lease,
+    decode_release,
+)
 from api.operations import Operations
 from api.problems import ADMIN_REQUIRED, KEY_FOR_A_BATCH, Problem, missing_scope, to_answer
+from api.query_schemas import (
+    check_queue,
+    decode_bulk_state,
+    decode_list,
+    decode_wait,
+    query_pairs,
+    refuse_body,
+)
 from api.settings import FrontSettings
+from api.submit_schemas import SubmitLimits, decode_batch, decode_submit
 
 _REPLAYED: Final = (("Idempotent-Replay", "true"),)
 
@@ -47,7 +64,7 @@ class JobEndpoints:
         self._keyring = keyring
         self._operations = operations
         self._text_bytes_max = settings.payload_bytes_max
-        self._limits = schemas.SubmitLimits(
+        self._limits = SubmitLimits(
             payload_bytes_max=settings.payload_bytes_max,
             default_max_retries=settings.default_max_retries,
             backoff_initial_ms=settings.retry_backoff_ms,
@@ -61,7 +78,7 @@ class JobEndpoints:
         caller = self._recalled(request, SUBMIT) or await self._authorize(request, SUBMIT)
         if type(caller) is Problem:
             return to_answer(caller)
-        job = schemas.decode_submit(
+        job = decode_submit(
             request.body, self._limits, self._operations.now_ms, request.idempotency_key
         )
         if type(job) is Problem:
@@ -80,7 +97,7 @@ class JobEndpoints:
         # Overlooked, it would let a client believe that it may send the batch again.
         if request.idempotency_key is not None:
             return to_answer(KEY_FOR_A_BATCH)
-        jobs = schemas.decode_batch(request.body, self._limits, self._operations.now_ms)
+        jobs = decode_batch(request.body, self._limits, self._operations.now_ms)
         if isinstance(jobs, Problem):
             return to_answer(jobs)
         done = await self._operations.submit_many(caller, jobs)
@@ -96,7 +113,7 @@ class JobEndpoints:
         caller = self._recalled(request, LEASE) or await self._authorize(request, LEASE)
         if type(caller) is Problem:
             return to_answer(caller)
-        wanted = schemas.decode_lease(request.body)
+        wanted = decode_lease(request.body)
         if type(wanted) is Problem:
             return to_answer(wanted)
         return _answer(await self._operations.lease(caller, wanted, request.gone))
@@ -106,7 +123,7 @@ class JobEndpoints:
         caller = self._recalled(request, ACK) or await self._authorize(request, ACK)
         if type(caller) is Problem:
             return to_answer(caller)
-        ack = schemas.decode_ack(request.body, text_bytes_max=self._text_bytes_max)
+        ack = decode_ack(request.body, text_bytes_max=self._text_bytes_max)
         if type(ack) is Problem:
             return to_answer(ack)
         return _done(await self._operations.ack(caller, job_id, ack))
@@ -116,7 +133,7 @@ class JobEndpoints:
         caller = await self._authorize(request, ACK)
         if type(caller) is Problem:
             return to_answer(caller)
-        acks = schemas.decode_acks(request.body, text_bytes_max=self._text_bytes_max)
+        acks = decode_acks(request.body, text_bytes_max=self._text_bytes_max)
         if isinstance(acks, Problem):
             return to_answer(acks)
         return _answer(views.results(await self._operations.ack_many(caller, acks)))
@@ -126,7 +143,7 @@ class JobEndpoints:
         caller = await self._authorize(request, ACK)
         if type(caller) is Problem:
             return to_answer(caller)
-        extend = schemas.decode_extend(request.body)
+        extend = decode_extend(request.body)
         if isinstance(extend, Problem):
             return to_answer(extend)
         until_ms = await self._operations.extend(caller, job_id, extend)
@@ -137,7 +154,7 @@ class JobEndpoints:
         caller = await self._authorize(request, ACK)
         if type(caller) is Problem:
             return to_answer(caller)
-        extends = schemas.decode_extends(request.body)
+        extends = decode_extends(request.body)
         if isinstance(extends, Problem):
             return to_answer(extends)
         return _answer(views.extend_results(await self._operations.extend_many(caller, extends)))
@@ -147,7 +164,7 @@ class JobEndpoints:
         caller = await self._authorize(request, ACK)
         if type(caller) is Problem:
             return to_answer(caller)
-        release = schemas.decode_release(request.body)
+        release = decode_release(request.body)
         if isinstance(release, Problem):
             return to_answer(release)
         return _done(await self._operations.release(caller, job_id, release))
@@ -159,7 +176,7 @@ class JobEndpoints:
         caller = self._recalled(request, READ) or await self._authorize(request, READ)
         if type(caller) is Problem:
             return to_answer(caller)
-        wait_ms = schemas.decode_wait(schemas.query_pairs(query)) if query else 0
+        wait_ms = decode_wait(query_pairs(query)) if query else 0
         if isinstance(wait_ms, Problem):
             return to_answer(wait_ms)
         return _answer(await self._operations.get(caller, job_id, wait_ms))
@@ -171,7 +188,7 @@ class JobEndpoints:
         caller = await self._authorize(request, SUBMIT)
         if type(caller) is Problem:
             return to_answer(caller)
-        if (problem := schemas.refuse_body(request.body)) is not None:
+        if (problem := refuse_body(request.body)) is not None:
             return to_answer(problem)
         return _answer(await self._operations.change(caller, job_id, how))
 
@@ -189,7 +206,7 @@ class JobEndpoints:
         caller = await self._authorize(request, READ)
         if type(caller) is Problem:
             return to_answer(caller)
-        wanted = schemas.decode_list(query)
+        wanted = decode_list(query)
         if type(wanted) is Problem:
             return to_answer(wanted)
         return _answer(await self._operations.page(caller, wanted))
@@ -206,7 +223,7 @@ class JobEndpoints:
         caller = await self._authorize(request, READ)
         if type(caller) is Problem:
             return to_answer(caller)
-        if (problem := schemas.check_queue(name)) is not None:
+        if (problem := check_queue(name)) is not None:
             return to_answer(problem)
         return _answer(await self._operations.queue(caller, name))
 
@@ -231,7 +248,7 @@ class JobEndpoints:
         caller = await self._admin_of(name, request)
         if type(caller) is Problem:
             return to_answer(caller)
-        state = schemas.decode_bulk_state(query)
+        state = decode_bulk_state(query)
         if isinstance(state, Problem):
             return to_answer(state)
         return _answer(await self._operations.sweep(caller, name, state, "forget"))
@@ -257,12 +274,12 @@ class JobEndpoints:
         caller = await self._authorize(request, READ)
         if isinstance(caller, Caller) and caller.type != "admin":
             return ADMIN_REQUIRED
-        problem = schemas.refuse_body(request.body)
+        problem = refuse_body(request.body)
         return caller if type(caller) is Problem or problem is None else problem
 
     async def _admin_of(self, queue: str, request: JobRequest) -> Caller | Problem:
         caller = await self._admin(request)
-        problem = schemas.check_queue(queue)
+        problem = check_queue(queue)
         return caller if type(caller) is Problem or problem is None else problem
 
 

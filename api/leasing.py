@@ -21,9 +21,9 @@ from typing import Final
 
 from api.errors import OverloadedError, PartitionUnavailableError
 from api.heads import shares
+from api.lease_schemas import LeaseRequest
 from api.parking import Deadlines, Parked
 from api.partition_client import PartitionClient
-from api.schemas import LeaseRequest
 from partitions.limits import LEASE_BYTES_MAX
 from partitions.messages import (
     Ack,

@@ -12,9 +12,10 @@ import msgspec
 
 from api import problems
 from api.asking import ask_each, ask_one, refused
+from api.cursors import decode_cursor, encode_cursor
 from api.partition_client import PartitionClient
 from api.problems import Problem
-from api.schemas import ListRequest, decode_cursor, encode_cursor
+from api.query_schemas import ListRequest
 from partitions.messages import (
     NUMBER_SHIFT,
     JobView,

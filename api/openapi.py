@@ -16,7 +16,7 @@ from api.caller import ACK, KEYS_CREATE, KEYS_READ, KEYS_REVOKE, LEASE, READ, SU
 from api.durations import DURATION_PATTERN
 from api.key_schemas import KeyBody, NewKeyBody, RevokedBody
 from api.problems import ErrorBody
-from api.schemas import PAGE_JOBS, PAGE_JOBS_MAX, STATES
+from api.query_schemas import PAGE_JOBS, PAGE_JOBS_MAX, STATES
 
 Schema = dict[str, Any]
 Content = Any

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 import trio
 
-from api import problems, schemas, views
+from api import lease_schemas, problems, views
 from api.asking import ask_each, ask_one, refused
 from api.caller import Caller
 from api.calls import in_task
@@ -21,6 +21,8 @@ from api.parking import Deadlines
 from api.partition_client import PartitionClient
 from api.placement import Placement
 from api.problems import Problem
+from api.query_schemas import ListRequest
+from api.submit_schemas import Submit
 from api.submitting import Accepted, Submitting
 from api.watching import Watching
 from partitions.clock import Clock, SystemClock
@@ -90,15 +92,13 @@ class Operations:
 
     # Submitting.
 
-    def submit(
-        self, caller: Caller, job: schemas.Submit
-    ) -> Coroutine[Any, Any, Accepted | Problem]:
+    def submit(self, caller: Caller, job: Submit) -> Coroutine[Any, Any, Accepted | Problem]:
         """Store a job; when this returns ``Accepted``, it is on disk."""
         # Awaited as it is: each coroutine more is a thirtieth of what a submit costs a front.
         return self._submitting.submit(caller.owner_id, job)
 
     async def submit_many(
-        self, caller: Caller, jobs: Sequence[schemas.Submit]
+        self, caller: Caller, jobs: Sequence[Submit]
     ) -> views.JobsCreated | views.PartlyStored | Problem:
         """Store all of them, or say which could not be."""
         outcomes = await self._submitting.submit_many(caller.owner_id, jobs)
@@ -112,7 +112,7 @@ class Operations:
     # Leasing, and what the holder of a lease may do.
 
     async def lease(
-        self, caller: Caller, request: schemas.LeaseRequest, gone: Callable[[], bool]
+        self, caller: Caller, request: lease_schemas.LeaseRequest, gone: Callable[[], bool]
     ) -> views.LeasedJob | views.LeasedJobs | Problem:
         """Take the next ready jobs of any partition."""
         del caller
@@ -134,7 +134,7 @@ class Operations:
             case _:
                 return refused(reply)
 
-    async def ack(self, caller: Caller, job_id_text: str, ack: schemas.Ack) -> Problem | None:
+    async def ack(self, caller: Caller, job_id_text: str, ack: lease_schemas.Ack) -> Problem | None:
         """End the attempt that holds the job, well or badly; None: it is on disk."""
         del caller
         job_id = parse_job_id(job_id_text)
@@ -156,7 +156,7 @@ class Operations:
                 return _not_held(job_id_text, reply)
 
     async def ack_many(
-        self, caller: Caller, acks: Sequence[tuple[str, schemas.Ack]]
+        self, caller: Caller, acks: Sequence[tuple[str, lease_schemas.Ack]]
     ) -> list[Problem | None]:
         """The same for many; what came of each, in order."""
         del caller
@@ -167,7 +167,7 @@ class Operations:
         ]
 
     async def extend(
-        self, caller: Caller, job_id_text: str, extend: schemas.Extend
+        self, caller: Caller, job_id_text: str, extend: lease_schemas.Extend
     ) -> int | Problem:
         """Let a lease go on; until when, ms since 1970."""
         del caller
@@ -177,7 +177,7 @@ class Operations:
         )
 
     async def extend_many(
-        self, caller: Caller, extends: Sequence[tuple[str, schemas.Extend]]
+        self, caller: Caller, extends: Sequence[tuple[str, lease_schemas.Extend]]
     ) -> list[int | Problem]:
         """The same for many; what came of each, in order."""
         del caller
@@ -188,7 +188,7 @@ class Operations:
         ]
 
     async def release(
-        self, caller: Caller, job_id_text: str, release: schemas.Release
+        self, caller: Caller, job_id_text: str, release: lease_schemas.Release
     ) -> Problem | None:
         """Give the job back, without the attempt used up."""
         del caller
@@ -243,7 +243,7 @@ class Operations:
 
     # Many jobs, and queues.
 
-    async def page(self, caller: Caller, request: schemas.ListRequest) -> views.JobPage | Problem:
+    async def page(self, caller: Caller, request: ListRequest) -> views.JobPage | Problem:
         """Jobs in order of submission."""
         del caller
         listed = await self._listing.page(request)
@@ -362,7 +362,7 @@ class _Reporting:
 
     __slots__ = ("_ack",)
 
-    def __init__(self, ack: schemas.Ack) -> None:
+    def __init__(self, ack: lease_schemas.Ack) -> None:
         self._ack = ack
 
     def __call__(self, job_id: bytes) -> Ack | Fail:
@@ -374,7 +374,7 @@ class _Extending:
 
     __slots__ = ("_extend",)
 
-    def __init__(self, extend: schemas.Extend) -> None:
+    def __init__(self, extend: lease_schemas.Extend) -> None:
         self._extend = extend
 
     def __call__(self, job_id: bytes) -> Extend:
@@ -382,7 +382,7 @@ class _Extending:
         return Extend(job_id, extend.lease_token, extend.duration_ms, extend.progress)
 
 
-def _report(job_id: bytes, ack: schemas.Ack) -> Ack | Fail:
+def _report(job_id: bytes, ack: lease_schemas.Ack) -> Ack | Fail:
     if ack.error:
         return Fail(job_id, ack.lease_token, ack.error, ack.retry, ack.retry_in_ms)
     return Ack(job_id, ack.lease_token, ack.result)

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import Final
 
 from api.partition_client import PartitionClient
-from api.schemas import Submit
+from api.submit_schemas import Submit
 from partitions.clock import Clock
 from partitions.messages import Enqueue
 from partitions.slots import (

@@ -15,7 +15,7 @@ from api.asking import ask_each, ask_one, refused
 from api.partition_client import PartitionClient
 from api.placement import Placement
 from api.problems import Problem
-from api.schemas import Submit
+from api.submit_schemas import Submit
 from partitions.messages import (
     AlreadyExists,
     Conflict,

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from api.problems import PARTLY_STORED, Problem
-from api.schemas import STATES
+from api.query_schemas import STATES
 from api.times import rfc3339
 from partitions.messages import JobView, Leased, QueueView
 from partitions.options import decode_options

@@ -6,7 +6,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from quart import Response, request
 
-from api import schemas
+from api import query_schemas
 from api.answer import Answer
 from api.caller import Caller
 from api.calls import driven
@@ -73,7 +73,7 @@ async def answered(
 
 def query_pairs() -> list[tuple[str, str]]:
     """The query of this request, in order."""
-    return schemas.query_pairs(request.query_string.decode("latin-1"))
+    return query_schemas.query_pairs(request.query_string.decode("latin-1"))
 
 
 def respond(answer: Answer) -> Response:

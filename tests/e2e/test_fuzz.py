@@ -19,8 +19,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from api import schemas
+from api.lease_schemas import LeaseRequest, decode_lease
 from api.openapi import ROUTES
+from api.query_schemas import decode_wait, query_pairs
 from tests.support.contract import NOBODYS, Http
 from tests.support.node import RunningNode
 
@@ -322,9 +323,9 @@ def requests(draw: st.DrawFn, leases: list[Lease], queue: str) -> Request:
 def parks(request: Request) -> bool:
     """Whether it would hold up the test: a wait is drawn like any other number."""
     _, _, query = request.target.partition(b"?")
-    asked = schemas.decode_lease(request.body)
-    wait_ms = schemas.decode_wait(schemas.query_pairs(query.decode("latin-1")))
-    return (isinstance(asked, schemas.LeaseRequest) and asked.wait_ms > WAIT_MS_MAX) or (
+    asked = decode_lease(request.body)
+    wait_ms = decode_wait(query_pairs(query.decode("latin-1")))
+    return (isinstance(asked, LeaseRequest) and asked.wait_ms > WAIT_MS_MAX) or (
         isinstance(wait_ms, int) and wait_ms > WAIT_MS_MAX
     )
 

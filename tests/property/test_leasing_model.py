@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.errors import PartitionUnavailableError
+from api.lease_schemas import LeaseRequest
 from api.leasing import Leasing
 from api.parking import Deadlines, Parked
-from api.schemas import LeaseRequest
 from partitions.job import State
 from partitions.messages import (
     Ack,

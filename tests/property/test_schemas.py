@@ -7,11 +7,32 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api import bodies, problems, schemas
+from api import bodies, problems
 from api.bodies import LEASE_MS_MAX
+from api.cursors import decode_cursor, encode_cursor
 from api.durations import DURATION_MS_MAX
+from api.lease_schemas import (
+    LEASE_TOKEN_MAX,
+    Ack,
+    Extend,
+    LeaseRequest,
+    decode_ack,
+    decode_acks,
+    decode_extend,
+    decode_extends,
+    decode_lease,
+    decode_release,
+)
 from api.problems import Problem
-from api.schemas import LEASE_TOKEN_MAX, STATES, SubmitLimits
+from api.query_schemas import (
+    STATES,
+    ListRequest,
+    check_queue,
+    decode_bulk_state,
+    decode_list,
+    decode_wait,
+)
+from api.submit_schemas import Submit, SubmitLimits, decode_batch, decode_submit
 from partitions import messages
 from partitions.limits import ATTEMPTS_MAX, OPTIONS_BYTES_MAX, PROGRESS_BYTES_MAX
 from partitions.options import decode_options
@@ -132,11 +153,11 @@ def crosses_the_pipe(command: messages.Command) -> None:
     assert messages.decode_requests(messages.encode_requests([request])) == [request]
 
 
-def check_submit(job: schemas.Submit) -> None:
+def check_submit(job: Submit) -> None:
     assert 0 < len(job.payload) <= TEXT_BYTES_MAX
     assert len(job.options) <= OPTIONS_BYTES_MAX
     assert decode_options(job.options).queue == job.queue
-    assert schemas.check_queue(job.queue) is None
+    assert check_queue(job.queue) is None
     assert job.run_at_ms == 0 or job.run_at_ms > NOW_MS
     assert job.expires_at_ms == 0 or NOW_MS < job.expires_at_ms <= NOW_MS + DURATION_MS_MAX
     assert bool(job.idempotency_key) == (len(job.digest) == 16)
@@ -155,7 +176,7 @@ def check_submit(job: schemas.Submit) -> None:
     )
 
 
-def check_ack(ack: schemas.Ack) -> None:
+def check_ack(ack: Ack) -> None:
     assert ack.lease_token is None or 0 <= ack.lease_token <= LEASE_TOKEN_MAX
     assert ack.result is None or not ack.error
     assert ack.error or (ack.retry and ack.retry_in_ms is None)
@@ -166,7 +187,7 @@ def check_ack(ack: schemas.Ack) -> None:
     )
 
 
-def check_extend(extend: schemas.Extend) -> None:
+def check_extend(extend: Extend) -> None:
     assert 0 <= extend.lease_token <= LEASE_TOKEN_MAX
     assert extend.duration_ms is None or 0 < extend.duration_ms <= LEASE_MS_MAX
     assert len(extend.progress) <= PROGRESS_BYTES_MAX
@@ -190,12 +211,12 @@ def each(check: Callable[[Any], None], items: list[tuple[str, Any]]) -> None:
 
 @given(encoded(objects(bodies.SubmitBody)), st.sampled_from([None, None, "k"]) | any_text)
 def test_a_submit(body: bytes, key: str | None):
-    answered(schemas.decode_submit(body, LIMITS, now, key), check_submit)
+    answered(decode_submit(body, LIMITS, now, key), check_submit)
 
 
 @given(many("jobs", bodies.SubmitBody))
 def test_a_batch(body: bytes):
-    decoded = schemas.decode_batch(body, LIMITS, now)
+    decoded = decode_batch(body, LIMITS, now)
     if isinstance(decoded, Problem):
         check_problem(decoded)
         return
@@ -206,8 +227,8 @@ def test_a_batch(body: bytes):
 
 @given(st.lists(objects(bodies.SubmitBody), min_size=1, max_size=4))
 def test_a_job_of_a_batch_is_what_it_is_alone(jobs: list[dict[str, Any]]):
-    alone = [schemas.decode_submit(_dumped(job, True), LIMITS, now) for job in jobs]
-    together = schemas.decode_batch(_dumped({"jobs": jobs}, True), LIMITS, now)
+    alone = [decode_submit(_dumped(job, True), LIMITS, now) for job in jobs]
+    together = decode_batch(_dumped({"jobs": jobs}, True), LIMITS, now)
     if not isinstance(together, Problem):
         assert together == alone
         return
@@ -220,37 +241,37 @@ def test_a_job_of_a_batch_is_what_it_is_alone(jobs: list[dict[str, Any]]):
 
 @given(encoded(objects(bodies.LeaseBody)))
 def test_a_lease(body: bytes):
-    def check(request: schemas.LeaseRequest) -> None:
+    def check(request: LeaseRequest) -> None:
         assert len(set(request.queues)) == len(request.queues) > 0
         assert request.max is None or 1 <= request.max <= 1000
         assert 0 <= request.wait_ms <= 60_000
         crosses_the_pipe(messages.Lease(request.duration_ms, request.queues, request.worker))
 
-    answered(schemas.decode_lease(body), check)
+    answered(decode_lease(body), check)
 
 
 @given(encoded(objects(bodies.AckBody)))
 def test_an_ack(body: bytes):
-    answered(schemas.decode_ack(body, text_bytes_max=TEXT_BYTES_MAX), check_ack)
+    answered(decode_ack(body, text_bytes_max=TEXT_BYTES_MAX), check_ack)
 
 
 @given(many("acks", bodies.AckItemBody))
 def test_many_acks(body: bytes):
     answered(
-        schemas.decode_acks(body, text_bytes_max=TEXT_BYTES_MAX),
+        decode_acks(body, text_bytes_max=TEXT_BYTES_MAX),
         lambda acks: each(check_ack, acks),
     )
 
 
 @given(encoded(objects(bodies.ExtendBody)))
 def test_an_extend(body: bytes):
-    answered(schemas.decode_extend(body), check_extend)
+    answered(decode_extend(body), check_extend)
 
 
 @given(many("extends", bodies.ExtendItemBody))
 def test_many_extends(body: bytes):
     answered(
-        schemas.decode_extends(body),
+        decode_extends(body),
         lambda extends: each(check_extend, extends),
     )
 
@@ -258,7 +279,7 @@ def test_many_extends(body: bytes):
 @given(encoded(objects(bodies.ReleaseBody)))
 def test_a_release(body: bytes):
     answered(
-        schemas.decode_release(body),
+        decode_release(body),
         lambda release: crosses_the_pipe(
             messages.Release(bytes(16), release.lease_token, release.delay_ms)
         ),
@@ -271,7 +292,7 @@ PARAMETERS = {
     "group": any_text,
     "tag": st.sampled_from(["a:b", "a:", "url:http://x", "a", ":b"]),
     "limit": st.sampled_from(["1", "1000", "0", "1001", "x"]),
-    "cursor": any_text | st.just(schemas.encode_cursor([1, None])),
+    "cursor": any_text | st.just(encode_cursor([1, None])),
     "wait": st.sampled_from(["30s", "0", "1.5", "61s", ""]),
 }
 known = st.sampled_from([*PARAMETERS]).flatmap(
@@ -282,10 +303,10 @@ queries = st.lists(known, max_size=2) | st.lists(known | st.tuples(any_text, any
 
 @given(queries)
 def test_a_query(args: list[tuple[str, str]]):
-    def check_list(request: schemas.ListRequest) -> None:
+    def check_list(request: ListRequest) -> None:
         crosses_the_pipe(messages.List(0, request.limit, request.filter))
         if request.cursor is not None:
-            answered(schemas.decode_cursor(request.cursor, 2), lambda at: None)
+            answered(decode_cursor(request.cursor, 2), lambda at: None)
 
     def check_wait(wait_ms: int) -> None:
         assert 0 <= wait_ms <= 60_000
@@ -294,14 +315,14 @@ def test_a_query(args: list[tuple[str, str]]):
         assert state in STATES
         assert state != "RUNNING"
 
-    answered(schemas.decode_list(args), check_list)
-    answered(schemas.decode_wait(args), check_wait)
-    answered(schemas.decode_bulk_state(args), check_state)
+    answered(decode_list(args), check_list)
+    answered(decode_wait(args), check_wait)
+    answered(decode_bulk_state(args), check_state)
 
 
 @given(names | any_text)
 def test_a_queue_in_a_path(name: str):
     answered(
-        schemas.check_queue(name) or name,
+        check_queue(name) or name,
         lambda queue: crosses_the_pipe(messages.Pause(queue, True)),
     )

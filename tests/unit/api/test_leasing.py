@@ -8,9 +8,9 @@ from trio.testing import MockClock
 from api import partition_client
 from api.calls import driven
 from api.errors import OverloadedError, PartitionUnavailableError
+from api.lease_schemas import LeaseRequest
 from api.leasing import Leasing, UnexpectedReplyError
 from api.parking import Deadlines
-from api.schemas import LeaseRequest
 from partitions.limits import LEASE_BYTES_MAX
 from partitions.messages import (
     Ack,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from api import problems
 from api.listing import Listed, Listing
 from api.problems import Problem
-from api.schemas import ListRequest
+from api.query_schemas import ListRequest
 from partitions import state, views
 from partitions.messages import (
     Cancel,

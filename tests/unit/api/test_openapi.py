@@ -10,11 +10,20 @@ import msgspec
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from api import bodies, openapi, schemas, views
+from api import bodies, openapi, views
 from api.caller import SCOPES_OF
 from api.key_schemas import NewKeyBody, check, shown
 from api.keystore.base import KeyRecord
+from api.lease_schemas import (
+    decode_ack,
+    decode_acks,
+    decode_extend,
+    decode_extends,
+    decode_lease,
+    decode_release,
+)
 from api.problems import Problem, to_answer
+from api.submit_schemas import SubmitLimits, decode_batch, decode_submit
 from partitions.messages import JobView, Leased, QueueView
 from partitions.options import Options, encode_options
 
@@ -216,27 +225,27 @@ def decoded_key(body: bytes) -> object:
 
 def decoded(path: str, value: object) -> object:
     body = json.dumps(value).encode()
-    limits = schemas.SubmitLimits(1 << 20, 3)
+    limits = SubmitLimits(1 << 20, 3)
     match path:
         case "/jobs":
-            return schemas.decode_submit(body, limits, int)
+            return decode_submit(body, limits, int)
         case "/jobs/batch":
-            return schemas.decode_batch(body, limits, int)
+            return decode_batch(body, limits, int)
         case "/jobs/lease":
-            return schemas.decode_lease(body)
+            return decode_lease(body)
         case "/jobs/{job_id}/ack":
-            return schemas.decode_ack(body, text_bytes_max=1 << 20)
+            return decode_ack(body, text_bytes_max=1 << 20)
         case "/jobs/ack":
-            return schemas.decode_acks(body, text_bytes_max=1 << 20)
+            return decode_acks(body, text_bytes_max=1 << 20)
         case "/jobs/{job_id}/extend":
-            return schemas.decode_extend(body)
+            return decode_extend(body)
         case "/jobs/extend":
-            return schemas.decode_extends(body)
+            return decode_extends(body)
         case "/admin/keys":
             return decoded_key(body)
         case _:
             assert path == "/jobs/{job_id}/release"
-            return schemas.decode_release(body)
+            return decode_release(body)
 
 
 @pytest.mark.parametrize(

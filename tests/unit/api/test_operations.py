@@ -10,8 +10,9 @@ import trio
 from api import asking, partition_client, problems
 from api.caller import SCOPES_OF, Caller
 from api.calls import driven
+from api.lease_schemas import Ack, Extend, LeaseRequest, Release
 from api.operations import Operations
-from api.schemas import Ack, Extend, LeaseRequest, Release, Submit
+from api.submit_schemas import Submit
 from api.submitting import Accepted
 from api.views import JobStatus, LeasedJob, QueueBody, QueuesBody
 from partitions.messages import (

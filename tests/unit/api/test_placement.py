@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.placement import Placement
-from api.schemas import Submit
+from api.submit_schemas import Submit
 from partitions.clock import Clock
 from partitions.messages import Enqueue
 from partitions.slots import format_job_id, partition_of, slot_of

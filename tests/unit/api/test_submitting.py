@@ -7,7 +7,7 @@ from api import partition_client, problems
 from api.calls import driven
 from api.placement import Placement
 from api.problems import Problem
-from api.schemas import Submit
+from api.submit_schemas import Submit
 from api.submitting import Accepted, Submitting
 from partitions.clock import SystemClock
 from partitions.messages import (

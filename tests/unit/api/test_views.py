@@ -4,9 +4,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from api import problems, schemas, views
+from api import problems, views
+from api.lease_schemas import LEASE_TOKEN_MAX, Ack, Extend, decode_ack, decode_extend
 from api.problems import Problem
-from api.schemas import LEASE_TOKEN_MAX, STATES, Ack
+from api.query_schemas import STATES
 from partitions.messages import JobView, Leased, QueueView
 from partitions.options import Options, encode_options
 from partitions.retry import Backoff
@@ -55,7 +56,7 @@ def test_a_lease_token_is_a_string_of_digits_that_an_ack_takes():
     answer = shown(views.leased(Leased(JOB_ID, b"x", 0, 1, LEASE_TOKEN_MAX, 3, 0)))
     assert answer["lease_token"] == str(LEASE_TOKEN_MAX)
     body = json.dumps({"lease_token": answer["lease_token"]}).encode()
-    assert schemas.decode_ack(body, text_bytes_max=9) == Ack(LEASE_TOKEN_MAX)
+    assert decode_ack(body, text_bytes_max=9) == Ack(LEASE_TOKEN_MAX)
 
 
 def test_of_a_plain_job_what_is_not_there_is_left_out_and_counts_of_zero_are_not():
@@ -116,8 +117,8 @@ def test_all_that_may_be_known_of_a_job():
 @pytest.mark.parametrize("progress", [0, 99.5, "", "half\n"])
 def test_progress_is_shown_as_the_heartbeat_had_it(progress: object):
     body = json.dumps({"lease_token": "7", "progress": progress}).encode()
-    extend = schemas.decode_extend(body)
-    assert isinstance(extend, schemas.Extend)
+    extend = decode_extend(body)
+    assert isinstance(extend, Extend)
     view = JobView(JOB_ID, "RUNNING", 1, 3, 0, 1, None, None, "me", progress=extend.progress)
     assert shown(views.status(view))["progress"] == progress
 
