@@ -42,8 +42,8 @@ class Query(msgspec.Struct, frozen=True):
 class Route(msgspec.Struct, frozen=True):
     """What a method of a path takes, and gives when it is not refused.
 
-    Refusals that are particular to it are in ``problems``; 400, 401, 403, 413, 415, 500 and 503
-    are not, nor is the 404 of a path with a placeholder.
+    Refusals that are particular to it are in ``problems``; 400, 401, 403, 413, 414, 415, 500 and
+    503 are not, nor is the 404 of a path with a placeholder.
     """
 
     method: Literal["get", "post", "delete"]
@@ -279,6 +279,7 @@ _REFUSED: Final = {
     404: "There is none",
     409: "The lease is lost, the job cancelled, or in another state",
     413: "Too large",
+    414: "The target, with its query, is too long",
     415: "By its Content-Type the body is no JSON",
     422: "The idempotency key was used with another body",
     429: "As many jobs or queues as may be",
@@ -422,6 +423,7 @@ def _refusals(route: Route) -> tuple[int, ...]:
         *route.problems,
         *(_WITH_INPUT if takes_input else ()),
         *((415,) if route.body is not None else ()),
+        *((414,) if route.query or has_placeholder else ()),
         # Also of a path that no route may see, such as one with an escaped slash.
         *((404,) if has_placeholder else ()),
     )
