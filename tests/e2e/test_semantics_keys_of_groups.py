@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,8 @@ def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Http]:
 
 
 def submit(http: Http, queue: str, key: str, group: str) -> Answer:
-    return http.submit(queue, idempotency_key=key, **({"group": group} if group else {}))
+    fields: dict[str, Any] = {"group": group} if group else {}
+    return http.submit(queue, idempotency_key=key, **fields)
 
 
 def hold(http: Http, queue: str, first: dict[str, tuple[str, str]]) -> None:
