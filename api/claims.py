@@ -48,8 +48,8 @@ _T = TypeVar("_T")
 
 _EVERY_S: Final = 60.0
 _PAGE_PAUSE_S: Final = 0.25
-"""Between two pages of claims most of which have their jobs: a million claims take four minutes,
-and a hundredth of a processor."""
+"""Between two pages of claims most of which have their jobs: a million claims take four minutes
+(guess: that costs a hundredth of a processor)."""
 
 
 _MANY: Final = 0.5

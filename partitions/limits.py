@@ -127,4 +127,4 @@ CLAIM_FREE_MS: Final = CLAIM_MS + 1_000
 count whole milliseconds is plenty."""
 
 CLAIMS_PAGE_MAX: Final = 1_000
-"""Claims that one ``ListClaims``, one ``FreeKeys`` or one ``FindGone`` is about: below 1 ms."""
+"""Claims that one ``ListClaims``, ``FreeKeys`` or ``FindGone`` is about (guess: below 1 ms)."""
