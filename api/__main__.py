@@ -58,6 +58,8 @@ async def build_services(settings: FrontSettings, clock: Clock) -> AsyncIterator
         async with trio.open_nursery() as nursery:
             await nursery.start(keyring.run)
             nursery.start_soon(operations.run)
+            if settings.front == 0:
+                nursery.start_soon(operations.sweep_claims)
             for client in clients:
                 nursery.start_soon(client.run)
             # Whoever accepts before it has met its partitions answers 503 for nothing. Not for

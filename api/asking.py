@@ -18,11 +18,17 @@ from api.errors import OverloadedError, PartitionUnavailableError
 from api.partition_client import PartitionClient
 from api.problems import Problem
 from partitions.messages import (
+    ClaimKeys,
     Command,
+    FindGone,
+    FreeKeys,
     Get,
+    KeysHeld,
     List,
+    ListClaims,
     Reply,
     StorageFull,
+    TooLate,
     TooMany,
     Unreadable,
     ViewQueues,
@@ -32,7 +38,8 @@ from partitions.slots import format_job_id
 AGAIN_WITHIN_S: Final = 5.0
 """How long an operation waits for a partition that died under it (a restart takes less)."""
 
-_QUESTIONS: Final = (Get, List, ViewQueues)
+_QUESTIONS: Final = (Get, List, ViewQueues, ClaimKeys, FreeKeys, ListClaims, FindGone)
+"""What no client can see anything of: to claim a key makes no job."""
 
 
 async def ask_one(
@@ -110,6 +117,11 @@ def refused(reply: Reply | Problem) -> Problem:
             return problems.TOO_MANY_QUEUES
         case TooMany():
             return problems.TOO_MANY_WAITING
+        case KeysHeld():
+            return problems.KEY_CLAIMED
+        case TooLate():
+            # It took longer than any answer may; nothing was stored, and nothing will be.
+            return problems.PARTITION_DOWN
         case Unreadable():
             return problems.unreadable(format_job_id(reply.job_id))
         case _:

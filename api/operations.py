@@ -78,6 +78,10 @@ class Operations:
         """End waits that are over, until cancelled."""
         await self._deadlines.run()
 
+    async def sweep_claims(self) -> None:
+        """Let go of idempotency keys whose jobs are gone, until cancelled; for one front."""
+        await self._submitting.sweep_claims()
+
     def drain(self) -> None:
         """Let nobody wait any longer: the front is to stop."""
         self._deadlines.close()

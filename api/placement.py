@@ -3,7 +3,8 @@
 A job's id names its slot, and the slot its partition (``partitions.slots``). A plain job gets a
 random slot of a partition that serves; the jobs of a group get the slot of a hash of its name, so
 that one partition sees all of them; with an idempotency key the whole id is a hash of the key, so
-that the same submit again meets the first one.
+that the same submit again meets the first one. With both it is the hash of the key but for the
+slot, which is the group's; what keeps the key from standing for two jobs then is in ``claims``.
 """
 
 import random
@@ -14,12 +15,14 @@ from typing import Final
 from api.partition_client import PartitionClient
 from api.submit_schemas import Submit
 from partitions.clock import Clock
+from partitions.limits import CLAIM_MS
 from partitions.messages import Enqueue
 from partitions.slots import (
     JOB_ID_BYTES,
     RANDOM_ID_BITS,
     SLOTS,
     first_slot,
+    in_slot,
     partition_of,
     random_job_id,
     slot_of,
@@ -69,19 +72,24 @@ class Placement:
         return random_job_id(self._clock.now_ms(), bits, slot)
 
     def mint_bound(self, owner: str, job: Submit) -> bytes:
-        """An id for a job that ``is_bound``.
-
-        Of two keys that are the same in two groups each stands for a job of its own: the group
-        says which partition looks for it.
-        """
+        """An id for a job that ``is_bound``."""
         if not job.idempotency_key:
             bits = self._random.getrandbits(RANDOM_ID_BITS)
-            return random_job_id(self._clock.now_ms(), bits, _group_slot(job))
-        parts = (owner, job.queue, job.idempotency_key)
-        hashed = with_hash(_hash(parts, JOB_ID_BYTES))
-        if not job.group:
-            return hashed
-        return hashed[:-_SLOT_BYTES] + _group_slot(job).to_bytes(_SLOT_BYTES, "big")
+            return random_job_id(self._clock.now_ms(), bits, self.group_slot(job))
+        key_id = self.key_id(owner, job)
+        return in_slot(key_id, self.group_slot(job)) if job.group else key_id
+
+    def key_id(self, owner: str, job: Submit) -> bytes:
+        """The hash of the job's idempotency key: of a job without a group, its id."""
+        return with_hash(_hash((owner, job.queue, job.idempotency_key), JOB_ID_BYTES))
+
+    def group_slot(self, job: Submit) -> int:
+        """The slot of all jobs of the job's group."""
+        return int.from_bytes(_hash((job.queue, job.group), _SLOT_BYTES), "big")
+
+    def claim_ends_ms(self) -> int:
+        """Until when a job may be stored whose key is claimed from now on."""
+        return self._clock.now_ms() + CLAIM_MS
 
     def command(self, owner: str, job: Submit, job_id: bytes) -> Enqueue:
         """What the partition is told."""
@@ -96,10 +104,6 @@ class Placement:
             job.group,
             job.digest,
         )
-
-
-def _group_slot(job: Submit) -> int:
-    return int.from_bytes(_hash((job.queue, job.group), _SLOT_BYTES), "big")
 
 
 def _hash(parts: tuple[str, ...], size: int) -> bytes:

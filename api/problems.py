@@ -81,6 +81,11 @@ CANCELLED: Final = Problem(409, "cancelled")
 IDEMPOTENCY_CONFLICT: Final = Problem(
     422, "idempotency_key was used before, for a job with another body"
 )
+KEY_CLAIMED: Final = Problem(
+    503,
+    "idempotency_key is in use: another submit under it is under way, try again",
+    _RETRY_SOON,
+)
 KEY_FOR_A_BATCH: Final = Problem(
     400, "Idempotency-Key is of one job: give each job of a batch its field idempotency_key"
 )

@@ -39,14 +39,17 @@ from partitions.limits import (
 from partitions.log import Log
 from partitions.messages import (
     PUSH_ID,
+    ClaimKeys,
     Command,
     Enqueue,
     EnqueueMany,
+    FindGone,
     Get,
     Hello,
     Hint,
     JobsOver,
     List,
+    ListClaims,
     Reply,
     Request,
     Response,
@@ -70,9 +73,9 @@ _logger: Final = logging.getLogger("queue_node.partition")
 
 _TICK: Final = Tick()
 _NOTHING: Final[Mapping[int, bytes]] = {}
-_READS: Final = (Get, List, ViewQueues, Unwatch)
+_READS: Final = (Get, List, ViewQueues, Unwatch, ListClaims, FindGone)
 """What these may bring, through the time that passes, is reckoned with in any case."""
-_SUBMITS: Final = (Enqueue, EnqueueMany)
+_SUBMITS: Final = (Enqueue, EnqueueMany, ClaimKeys)
 _DUE_EVENT_BYTES: Final = 52
 """What a tick may bring for each of ``DUE_PER_TICK_MAX``: a lease that ended (30 bytes) and a
 job to forget (20), rounded up."""

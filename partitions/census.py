@@ -2,7 +2,8 @@
 
 The digest is the sum, modulo 2^256, of a BLAKE2b hash of every job: its id, owner, options, state,
 what its attempts left, time of submission, due time, and its texts. So it depends
-neither on the order in which jobs are counted nor on the partition that they are in.
+neither on the order in which jobs are counted nor on the partition that they are in. So it is with
+the claims of idempotency keys, which are no jobs and have their part in the digest.
 """
 
 from collections.abc import Generator
@@ -67,6 +68,13 @@ class Census:
                 outcome,
             )
         )
+        self._add(body)
+
+    def add_claim(self, key_id: bytes, claim: int) -> None:
+        """Count the claim of an idempotency key."""
+        self._add(_encode((key_id, claim)))
+
+    def _add(self, body: bytes) -> None:
         digest = blake2b(body, digest_size=32).digest()
         self._sum = (self._sum + int.from_bytes(digest, "big")) % _MODULUS
 
@@ -106,6 +114,8 @@ def counting(
         except StopIteration as end:
             found: Recovered = end.value
             break
+    for key_id, claim in state.jobs.claims.items():
+        census.add_claim(key_id, claim)
     try:
         for done, job in enumerate(state.jobs.order):
             payload = census.read(found.log, job.payload_at)

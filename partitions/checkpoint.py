@@ -339,7 +339,7 @@ class Checkpoints:
     def _write_some(self, now_ms: int) -> None:
         assert self._writer is not None
         piece = self._jobs.next_for_snapshot(self._step_jobs)
-        if piece.kinds or piece.jobs:
+        if piece.kinds or piece.jobs or piece.claims:
             self._writer.add(piece)
             return
         assert self._head is not None

@@ -7,11 +7,13 @@ from typing import Final
 
 from partitions.messages import (
     Ack,
+    ClaimKeys,
     Command,
     Enqueue,
     EnqueueMany,
     Extend,
     Fail,
+    FreeKeys,
     Lease,
     LeaseMany,
     Many,
@@ -25,6 +27,7 @@ _EVENT_BYTES: Final = 96
 """More than any event takes beside its texts and names."""
 _CHAR_BYTES: Final = 4
 _SWEPT_BYTES: Final = 24
+_CLAIM_BYTES: Final = 40
 
 
 def text_bytes(command: Command) -> int:
@@ -57,7 +60,12 @@ def record_bytes(command: Command) -> int:
                 + _CHAR_BYTES * names
             )
         case EnqueueMany():
-            return sum([record_bytes(job) for job in command.jobs])
+            jobs_bytes = sum([record_bytes(job) for job in command.jobs])
+            return jobs_bytes + _CLAIM_BYTES * len(command.claims)
+        case ClaimKeys():
+            return _CLAIM_BYTES * len(command.claims)
+        case FreeKeys():
+            return _CLAIM_BYTES * len(command.held)
         case Many():
             return (_EVENT_BYTES + BLOB_HEADER_BYTES) * len(command.commands) + sum(
                 [_said_bytes(each) for each in command.commands]

@@ -147,6 +147,23 @@ class QueuePaused(_Event, frozen=True, tag=16):
     paused: bool
 
 
+class KeyClaimed(_Event, frozen=True, tag=17):
+    """The job of the idempotency key ``key_id`` is in ``slot``, or on its way there; or still is.
+
+    ``at_ms``: when the last submit said so.
+    """
+
+    key_id: bytes
+    slot: int
+    at_ms: int
+
+
+class KeyFreed(_Event, frozen=True, tag=18):
+    """The claim's job is gone, or never came: the key may be used for another."""
+
+    key_id: bytes
+
+
 Event = (
     JobEnqueued
     | JobLeased
@@ -164,6 +181,8 @@ Event = (
     | JobCancelled
     | JobRetried
     | QueuePaused
+    | KeyClaimed
+    | KeyFreed
 )
 
 _decoder: Final = msgspec.msgpack.Decoder(list[Event])

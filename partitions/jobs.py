@@ -14,6 +14,8 @@ Invariants, between any two calls:
   own, in a heap;
 * ``live`` counts the texts that some job still needs, for every segment.
 
+``claims`` are of idempotency keys whose jobs are elsewhere (``slots``): they belong to no job here.
+
 **Snapshots.** ``begin_snapshot`` fixes a moment; ``next_for_snapshot`` then hands out the jobs
 as they were at that moment, a few at a time, while commands go on (``cut``).
 """
@@ -38,6 +40,8 @@ from partitions.events import (
     JobLeased,
     JobReleased,
     JobRetried,
+    KeyClaimed,
+    KeyFreed,
     LeaseExpired,
     LeaseExtended,
     OutcomeMoved,
@@ -60,6 +64,7 @@ from partitions.kinds import Kind, Kinds, NumberedKind
 from partitions.line import Line
 from partitions.live import LiveTexts
 from partitions.queues import Group, Queue
+from partitions.slots import claim_slot, make_claim
 from partitions.timers import Timer, Timers
 
 _STALE_MIN: Final = 4096
@@ -79,6 +84,7 @@ class StateHead(msgspec.Struct, frozen=True, array_like=True):
     last_token: int
     paused: list[str]
     live_bytes: dict[int, int]
+    claims: int = 0
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True):
@@ -86,6 +92,7 @@ class Piece(msgspec.Struct, frozen=True, array_like=True):
 
     kinds: list[NumberedKind]
     jobs: list[Job]
+    claims: dict[bytes, int] = {}
 
 
 class Jobs:
@@ -104,6 +111,8 @@ class Jobs:
         self.unfinished = 0
         self.last_number = 0
         self.last_token = 0
+        self.claims: dict[bytes, int] = {}
+        """``{key id: claim}``, of keys that belong to this partition."""
         self.live = LiveTexts()
         self.changed: set[Queue] = set()
         """Queues whose ready jobs changed; whoever looks at them clears it."""
@@ -112,6 +121,7 @@ class Jobs:
         self._stale: dict[State, int] = dict.fromkeys(FINISHED, 0)
         self._cut: Cut | None = None
         self._cut_kinds: list[Kind | None] = []
+        self._cut_claims: dict[bytes, int] = {}
 
     def kind(self, job: Job) -> Kind:
         """What the job has in common with others."""
@@ -152,16 +162,18 @@ class Jobs:
         """Fix this moment for ``next_for_snapshot``; one snapshot at a time."""
         self._cut = Cut(self.order.share(), self.last_number)
         self._cut_kinds = self.kinds.all()
+        self._cut_claims = self.claims.copy()
         return StateHead(
             len(self.by_id),
             self.last_number,
             self.last_token,
             sorted(queue.name for queue in self.kinds.queues.values() if queue.paused),
             dict(self.live.by_segment),
+            len(self.claims),
         )
 
     def next_for_snapshot(self, count: int) -> Piece:
-        """At most ``count`` kinds or jobs that were not handed out yet, as they were then.
+        """At most ``count`` kinds, claims or jobs that were not handed out yet, as they were then.
 
         In no order that matters; empty when there are no more, and the snapshot is over. They
         are to be encoded before anything is evolved.
@@ -171,6 +183,8 @@ class Jobs:
             del self._cut_kinds[-count:]
             if some := [NumberedKind(each.index, each.key) for each in kinds if each is not None]:
                 return Piece(some, [])
+        if claims := self._cut_claims:
+            return Piece([], [], dict([claims.popitem() for _ in range(min(count, len(claims)))]))
         taken = self._cut.take(count)
         if not taken:
             self.abandon_snapshot()
@@ -180,15 +194,23 @@ class Jobs:
         """Forget the moment that was fixed."""
         self._cut = None
         self._cut_kinds = []
+        self._cut_claims = {}
         self.order.unshare()
 
-    def restore(self, head: StateHead, kinds: list[NumberedKind], jobs: list[Job]) -> None:
-        """Become what the snapshot holds; this must be fresh. Takes over ``jobs``.
+    def restore(
+        self,
+        head: StateHead,
+        kinds: list[NumberedKind],
+        jobs: list[Job],
+        claims: dict[bytes, int],
+    ) -> None:
+        """Become what the snapshot holds; this must be fresh. Takes over ``jobs`` and ``claims``.
 
         Raises:
             msgspec.MsgspecError: the options of a kind are none.
         """
         assert not self.by_id, "only fresh jobs can be restored"
+        self.claims = claims
         self.kinds.restore(kinds)
         for name in head.paused:
             self.kinds.queue(name).paused = True
@@ -511,6 +533,14 @@ class Jobs:
         self.changed.add(queue)
         self.kinds.drop_if_idle(queue)
 
+    def _on_key_claimed(self, event: KeyClaimed) -> None:
+        held = self.claims.get(event.key_id)
+        assert held is None or claim_slot(held) == event.slot, "KeyClaimed of a key that is held"
+        self.claims[event.key_id] = make_claim(event.slot, event.at_ms)
+
+    def _on_key_freed(self, event: KeyFreed) -> None:
+        del self.claims[event.key_id]
+
     # What changes have in common ----------------------------------------------------------
 
     def _change(self, job_id: bytes) -> Job:
@@ -680,6 +710,8 @@ class Jobs:
         JobCancelled: _on_cancelled,
         JobRetried: _on_retried,
         QueuePaused: _on_paused,
+        KeyClaimed: _on_key_claimed,
+        KeyFreed: _on_key_freed,
     }
 
 

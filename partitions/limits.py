@@ -117,3 +117,14 @@ PAGE_BYTES_MAX: Final = 1 << 20
 
 WATCHED_JOBS_MAX: Final = 20_000
 """Jobs that one front can have watched by a partition; beyond it a wait is refused with 503."""
+
+CLAIM_MS: Final = 10_000
+"""How long after a front began to claim an idempotency key it may store the key's job. Twice what
+it waits for a partition that died under it; while it lasts, nobody else can have the key (503)."""
+
+CLAIM_FREE_MS: Final = CLAIM_MS + 1_000
+"""A claim of this age without a job will never have one, and is let go: a second for clocks that
+count whole milliseconds is plenty."""
+
+CLAIMS_PAGE_MAX: Final = 1_000
+"""Claims that one ``ListClaims``, ``FreeKeys`` or ``FindGone`` is about (guess: below 1 ms)."""

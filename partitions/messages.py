@@ -19,6 +19,7 @@ import msgspec
 
 from partitions.limits import (
     ATTEMPTS_MAX,
+    CLAIMS_PAGE_MAX,
     ENQUEUE_JOBS_MAX,
     GROUP_CHARS_MAX,
     LEASE_JOBS_MAX,
@@ -45,6 +46,7 @@ _Digest = Annotated[bytes, msgspec.Meta(max_length=16)]
 _QueueName = Annotated[str, msgspec.Meta(min_length=1, max_length=QUEUE_CHARS_MAX)]
 _Worker = Annotated[str, msgspec.Meta(max_length=WORKER_CHARS_MAX)]
 _Progress = Annotated[bytes, msgspec.Meta(max_length=PROGRESS_BYTES_MAX)]
+_Slot = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 
 
 class _Message(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -63,6 +65,25 @@ class Submitted(IntEnum):
     CONFLICT = 2
     EXISTS = 3
     WRONG_PARTITION = 4
+    CLAIMED = 5
+
+
+class KeyClaim(_Message, frozen=True):
+    """The job of the idempotency key whose hash is ``key_id`` goes to ``slot``, for its group."""
+
+    key_id: _JobId
+    slot: _Slot
+
+
+class HeldKey(_Message, frozen=True):
+    """An idempotency key, and its claim (``slots``): in which slot its job is, and since when.
+
+    ``age_ms``: how long ago that was, by the clock of the partition that says it.
+    """
+
+    key_id: _JobId
+    claim: Annotated[int, msgspec.Meta(ge=0)]
+    age_ms: int = 0
 
 
 # Commands -----------------------------------------------------------------------------
@@ -133,11 +154,15 @@ class Tick(_Message, frozen=True, tag=6):
 class EnqueueMany(_Message, frozen=True, tag=7):
     """Store all of these jobs, or none: one conflict, one that is not ours, refuses all.
 
-    ``check_only``: say what would come of it.
+    ``check_only``: say what would come of it. ``by_ms``: after that time, as fronts have it, store
+    none; 0: there is none. ``claims``: of jobs among these, where both belong to this partition;
+    the jobs and their claims are one change.
     """
 
     jobs: Annotated[list[Enqueue], msgspec.Meta(min_length=1, max_length=ENQUEUE_JOBS_MAX)]
     check_only: bool = False
+    by_ms: _TimeMs = 0
+    claims: Annotated[list[KeyClaim], msgspec.Meta(max_length=ENQUEUE_JOBS_MAX)] = []
 
 
 class LeaseMany(_Message, frozen=True, tag=8):
@@ -243,6 +268,33 @@ class ViewQueues(_Message, frozen=True, tag=19):
     """The page is of queues with greater names."""
 
 
+class ClaimKeys(_Message, frozen=True, tag=20):
+    """Claim these idempotency keys for jobs that other partitions are about to store, or none.
+
+    A key that is claimed for the same slot is claimed anew, so that its job may come now.
+    """
+
+    claims: Annotated[list[KeyClaim], msgspec.Meta(min_length=1, max_length=ENQUEUE_JOBS_MAX)]
+
+
+class FreeKeys(_Message, frozen=True, tag=21):
+    """Let these claims go, whose jobs are gone; not those that were made anew since."""
+
+    held: Annotated[list[HeldKey], msgspec.Meta(min_length=1, max_length=CLAIMS_PAGE_MAX)]
+
+
+class ListClaims(_Message, frozen=True, tag=22):
+    """Tell me of some claims, going on where the last such question ended."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=CLAIMS_PAGE_MAX)] = CLAIMS_PAGE_MAX
+
+
+class FindGone(_Message, frozen=True, tag=23):
+    """Which of these jobs are not here?"""
+
+    job_ids: Annotated[list[_JobId], msgspec.Meta(min_length=1, max_length=CLAIMS_PAGE_MAX)]
+
+
 Command = (
     Enqueue
     | Lease
@@ -263,6 +315,10 @@ Command = (
     | Sweep
     | Pause
     | ViewQueues
+    | ClaimKeys
+    | FreeKeys
+    | ListClaims
+    | FindGone
 )
 
 
@@ -384,9 +440,13 @@ class TooMany(_Message, frozen=True, tag=15):
 
 
 class EnqueuedMany(_Message, frozen=True, tag=16):
-    """One ``Submitted`` for each job, in order; if one is a refusal, none was stored."""
+    """One ``Submitted`` for each job, in order; if one is a refusal, none was stored.
+
+    ``held``: the keys of those that are CLAIMED, in order.
+    """
 
     outcomes: bytes
+    held: list[HeldKey] = []
 
 
 class LeasedMany(_Message, frozen=True, tag=17):
@@ -469,6 +529,33 @@ class QueueViews(_Message, frozen=True, tag=26):
     """Where the next page begins, which may be empty; None: there is none."""
 
 
+class Claimed(_Message, frozen=True, tag=28):
+    """All of these keys are claimed."""
+
+
+class KeysHeld(_Message, frozen=True, tag=29):
+    """These keys are claimed for jobs elsewhere, or have jobs here; nothing was changed."""
+
+    held: list[HeldKey]
+
+
+class ClaimPage(_Message, frozen=True, tag=30):
+    """Some claims. ``last``: by now each that was there at the first of these pages was on one."""
+
+    held: list[HeldKey]
+    last: bool
+
+
+class JobsGone(_Message, frozen=True, tag=31):
+    """Those of the jobs asked for that would be here and are not."""
+
+    job_ids: list[bytes]
+
+
+class TooLate(_Message, frozen=True, tag=32):
+    """The time until which the jobs might be stored is over; nothing was changed."""
+
+
 # Pushes (request_id 0) ----------------------------------------------------------------
 
 
@@ -537,6 +624,11 @@ Reply = (
     | Page
     | Swept
     | QueueViews
+    | Claimed
+    | KeysHeld
+    | ClaimPage
+    | JobsGone
+    | TooLate
     | Hello
     | Hint
     | Recovering

@@ -92,10 +92,12 @@ class PartitionProcess:
         settings, identity = self._settings, self._identity
         state, found = await self._recovered()
         give_back()
+        clock = self._clock_from(found.newest_ms)
+        state.clock_raised_ms = clock.raised_ms
         return Actor(
             state,
             found.log,
-            self._clock_from(found.newest_ms),
+            clock,
             sleep_ms_max=settings.lease_check_interval_ms,
             partition=settings.partition,
             partitions=settings.partitions,

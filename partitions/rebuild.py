@@ -151,6 +151,7 @@ def _write_snapshot(disk: Disk, target: Path, remains: Remains, log: Log) -> Non
         rescue.last_token + JUMP,
         sorted(rescue.paused),
         live.by_segment,
+        len(rescue.claims),
     )
     head = SnapshotHead(
         identity.partition,
@@ -164,7 +165,7 @@ def _write_snapshot(disk: Disk, target: Path, remains: Remains, log: Log) -> Non
     writer = SnapshotWriter(disk, target, head)
     used = {job.kind for job in jobs}
     kinds = [NumberedKind(kind.index, kind.key) for kind in rescue.kinds if kind.index in used]
-    write_pieces(writer, kinds, jobs)
+    write_pieces(writer, kinds, jobs, rescue.claims)
 
 
 def _in_order_of_texts(remains: Remains) -> list[Job]:

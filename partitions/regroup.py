@@ -8,7 +8,7 @@ segment has number 2, so without a snapshot such a log is refused, never taken f
 
 Jobs keep everything but their ``number``: the order of all of them is by submission, and in
 each new partition no two have the same. Tokens and times go on above the highest of all old
-partitions.
+partitions. Claims of idempotency keys go where the keys belong now.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -51,6 +51,7 @@ class Source(msgspec.Struct, frozen=True):
     jobs: list[Job]
     """By number."""
     kinds: Kinds
+    claims: dict[bytes, int]
     log: Log
     newest_ms: int
 
@@ -74,7 +75,8 @@ def loading(disk: Disk, directory: Path, identity: Identity) -> Generator[float,
     state = PartitionState()
     found = yield from recovering(UntouchedDisk(disk), directory, identity, state)
     head = state.jobs.begin_snapshot()
-    return Source(head, list(state.jobs.order), state.jobs.kinds, found.log, found.newest_ms)
+    jobs = state.jobs
+    return Source(head, list(jobs.order), jobs.kinds, jobs.claims, found.log, found.newest_ms)
 
 
 def regrouping(
@@ -103,6 +105,10 @@ def regrouping(
         _Target(disk, directory, identity_of(number, count), totals, sizes)
         for number, directory in enumerate(directories)
     ]
+    for source in sources:
+        for key_id, claim in source.claims.items():
+            census.add_claim(key_id, claim)
+            targets[partition_of(slot_of(key_id), count)].claims[key_id] = claim
     for done, (job, source) in enumerate(_in_order(sources)):
         kind = source.kinds[job.kind].key
         payload = text_at(source.log, job.payload_at)
@@ -137,6 +143,7 @@ class _Target:
         self._directory = directory
         self._identity = identity
         self._totals = totals
+        self.claims: dict[bytes, int] = {}
         self._jobs: list[Job] = []
         self._kinds: dict[KindKey, int] = {}
         self._live = LiveTexts()
@@ -197,6 +204,7 @@ class _Target:
             self._totals.last_token,
             self._totals.paused,
             self._live.by_segment,
+            len(self.claims),
         )
         identity = self._identity
         head = SnapshotHead(
@@ -210,4 +218,4 @@ class _Target:
         )
         writer = SnapshotWriter(self._disk, self._directory, head)
         kinds = [NumberedKind(index, key) for key, index in self._kinds.items()]
-        write_pieces(writer, kinds, self._jobs)
+        write_pieces(writer, kinds, self._jobs, self.claims)

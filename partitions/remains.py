@@ -36,7 +36,13 @@ from partitions.record import (
 )
 from partitions.rescue import Rescue
 from partitions.salvage import guess_nonce, records_in
-from partitions.snapshot import BadSnapshotError, SnapshotHead, frames, snapshot_name
+from partitions.snapshot import (
+    BadSnapshotError,
+    SnapshotHead,
+    check_whole,
+    frames,
+    snapshot_name,
+)
 
 _PIECE_BYTES: Final = 1 << 20
 _SECTOR_BYTES: Final = 4096
@@ -103,7 +109,7 @@ def _restore(disk: Disk, directory: Path, files: Files, remains: Remains) -> Sna
         # A bad one still says by its name how far the log went.
         path = directory / snapshot_name(lsn)
         try:
-            head, kinds, jobs = _whole_snapshot(disk, path)
+            head, kinds, jobs, claims = _whole_snapshot(disk, path)
         except (BadSnapshotError, OSError) as error:
             remains.last_lsn = max(remains.last_lsn, lsn)
             remains.notes.append(f"{path.name}: bad snapshot, left out: {_words(error)}")
@@ -113,22 +119,25 @@ def _restore(disk: Disk, directory: Path, files: Files, remains: Remains) -> Sna
             continue
         remains.last_lsn = max(remains.last_lsn, head.lsn)
         remains.newest_ms = head.newest_ms
-        remains.rescue.restore(head.state, kinds, jobs)
+        remains.rescue.restore(head.state, kinds, jobs, claims)
         return head
     return None
 
 
-def _whole_snapshot(disk: Disk, path: Path) -> tuple[SnapshotHead, list[NumberedKind], list[Job]]:
+def _whole_snapshot(
+    disk: Disk, path: Path
+) -> tuple[SnapshotHead, list[NumberedKind], list[Job], dict[bytes, int]]:
     kinds: list[NumberedKind] = []
     jobs: list[Job] = []
+    claims: dict[bytes, int] = {}
     parts = frames(disk, path)
     head, _ = next(parts)
     for _, piece in parts:
         kinds += piece.kinds
         jobs += piece.jobs
-    if len(jobs) != head.state.jobs:
-        raise BadSnapshotError(path, 0, f"it holds {len(jobs)} jobs, and says another number")
-    return head, kinds, jobs
+        claims |= piece.claims
+    check_whole(path, head.state, len(jobs), len(claims))
+    return head, kinds, jobs, claims
 
 
 def _words(error: BadSnapshotError | OSError) -> str:

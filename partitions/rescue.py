@@ -10,6 +10,9 @@ takes any event at any time, for behind a gap a job may be acked that nobody has
   unfinished behind it: somebody retried it there.
 * All others are as they were. A job that was finished before the gap stays finished: if it was
   retried in the gap and no event behind it says so, it is to be retried again.
+
+A claim of an idempotency key that is in a gap is not known: another body may be submitted under
+that key. One that was let go in a gap is let go again (``api.claims``).
 """
 
 from typing import Final
@@ -28,6 +31,8 @@ from partitions.events import (
     JobLeased,
     JobReleased,
     JobRetried,
+    KeyClaimed,
+    KeyFreed,
     LeaseExpired,
     LeaseExtended,
     OutcomeMoved,
@@ -47,6 +52,7 @@ from partitions.job import (
 )
 from partitions.jobs import StateHead
 from partitions.kinds import Kinds, NumberedKind
+from partitions.slots import make_claim
 
 
 class Rescue:
@@ -56,6 +62,7 @@ class Rescue:
         self.jobs: dict[bytes, Job] = {}
         self.kinds = Kinds()
         self.paused: set[str] = set()
+        self.claims: dict[bytes, int] = {}
         self.lost: set[bytes] = set()
         self.uncertain: set[bytes] = set()
         self.last_number = 0
@@ -63,12 +70,19 @@ class Rescue:
         self._running: dict[tuple[str, str], bytes] = {}
         """``{(queue, group): job}``, the one that was leased last, whatever became of it."""
 
-    def restore(self, head: StateHead, kinds: list[NumberedKind], jobs: list[Job]) -> None:
+    def restore(
+        self,
+        head: StateHead,
+        kinds: list[NumberedKind],
+        jobs: list[Job],
+        claims: dict[bytes, int],
+    ) -> None:
         """Begin with what a snapshot holds."""
         assert not self.jobs, "only at the beginning"
         self.jobs = {job.job_id: job for job in jobs}
         self.kinds.restore(kinds)
         self.paused = set(head.paused)
+        self.claims = claims
         self.last_number, self.last_token = head.last_number, head.last_token
         for job in jobs:
             if job.state is State.RUNNING:
@@ -93,6 +107,12 @@ class Rescue:
             return
         if isinstance(event, QueuePaused):
             (self.paused.add if event.paused else self.paused.discard)(event.queue)
+            return
+        if isinstance(event, KeyClaimed):
+            self.claims[event.key_id] = make_claim(event.slot, event.at_ms)
+            return
+        if isinstance(event, KeyFreed):
+            self.claims.pop(event.key_id, None)
             return
         if isinstance(event, JobLeased):
             self.last_token = max(self.last_token, event.lease_token)

@@ -4,6 +4,10 @@ A job id is a UUID version 7 (RFC 9562 section 5.7): 48 bits of milliseconds sin
 ids sort by time, then random bits; that of a submit with an idempotency key is a hash of the key.
 Its last 16 bits are its **slot** (0..65535). Partition
 ``i`` of ``n`` owns the contiguous slots from ``i * 65536 // n`` up to the next one's first.
+
+**Claims.** The hash of an idempotency key names one partition, the group of a job another. Such a
+job has the hash with the slot of its group, and the partition of the hash itself, the **key id**,
+keeps a claim: in which slot the key's job is, and since when it is claimed, in one number.
 """
 
 import re
@@ -11,6 +15,8 @@ from typing import Final
 
 SLOTS: Final = 1 << 16
 JOB_ID_BYTES: Final = 16
+_SLOT_BITS: Final = 16
+_SLOT_BYTES: Final = 2
 
 _CANONICAL: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _VERSION_7: Final = 0x7 << 76
@@ -50,6 +56,26 @@ def with_hash(hashed: bytes) -> bytes:
 def slot_of(job_id: bytes) -> int:
     """The slot of a 16-byte job id."""
     return (job_id[14] << 8) | job_id[15]
+
+
+def in_slot(job_id: bytes, slot: int) -> bytes:
+    """The id that differs in nothing but its slot."""
+    return job_id[:-_SLOT_BYTES] + slot.to_bytes(_SLOT_BYTES, "big")
+
+
+def make_claim(slot: int, at_ms: int) -> int:
+    """A claim, in 32 bytes of memory until the year 2500."""
+    return at_ms << _SLOT_BITS | slot
+
+
+def claim_slot(claim: int) -> int:
+    """In which slot the key's job is, or is to be."""
+    return claim & (SLOTS - 1)
+
+
+def claim_at_ms(claim: int) -> int:
+    """When it was made, or made again."""
+    return claim >> _SLOT_BITS
 
 
 def partition_of(slot: int, partitions: int) -> int:

@@ -7,10 +7,10 @@ It is a sequence of frames, all numbers little-endian::
     4  crc      CRC-32 of the body, seeded with the crc of the frame before (0 at first)
     .. body     msgpack
 
-The first frame is a ``SnapshotHead``, behind the magic ``QNSNAP\xff\x02``; each frame after it
-is a ``Piece``: first those with kinds, then those with jobs, in no order; the last one, and only
-that one, is empty, and the file ends with it. Anything else is a bad snapshot: it is as if it
-were not there.
+The first frame is a ``SnapshotHead``, behind the magic ``QNSNAP\xff\x03``; each frame after it
+is a ``Piece``: first those with kinds, then those with claims, then those with jobs, in no order;
+the last one, and only that one, is empty, and the file ends with it. Anything else is a bad
+snapshot: it is as if it were not there. Format 2 had no claims, and is read.
 
 It is written beside, synced piece by piece (one sync of everything at the end would stop the
 partition for as long as the disk takes to write all of it), renamed, the directory synced.
@@ -32,14 +32,15 @@ from partitions.jobs import Jobs, Piece, StateHead
 from partitions.kinds import NumberedKind
 from partitions.options import decode_options
 
-MAGIC: Final = b"QNSNAP\xff\x02"
+MAGIC: Final = b"QNSNAP\xff\x03"
+_WITHOUT_CLAIMS: Final = b"QNSNAP\xff\x02"
 _OLD_MAGIC: Final = b"QNSNAP\xff\x01"
 _NAME: Final = re.compile(r"(\d{20})\.snap")
 _FRAME: Final = struct.Struct("<II")
 _SYNC_EVERY_BYTES: Final = 1 << 20
 _FRAME_BYTES_MAX: Final = 64 << 20
 _PIECE: Final = 2_000
-"""Kinds, or jobs, in one frame."""
+"""Kinds, or claims, or jobs, in one frame."""
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _piece_decoder: Final = msgspec.msgpack.Decoder(Piece)
@@ -47,6 +48,7 @@ _piece_decoder: Final = msgspec.msgpack.Decoder(Piece)
 
 _NOTHING: Final = Piece([], [])
 _END: Final = _encode(_NOTHING)
+_ENDS: Final = {MAGIC: _END, _WITHOUT_CLAIMS: _encode(([], []))}
 
 
 class SnapshotHead(msgspec.Struct, frozen=True, array_like=True):
@@ -111,8 +113,8 @@ class SnapshotWriter:
         return self._offset
 
     def add(self, piece: Piece) -> None:
-        """Write some kinds or jobs, at least one; all kinds before the first job."""
-        assert piece.kinds or piece.jobs, "an empty frame is the end"
+        """Write some kinds, claims or jobs, at least one; all kinds before the first job."""
+        assert piece != _NOTHING, "an empty frame is the end"
         self._frame(_encode(piece))
         if self._offset - self._synced >= _SYNC_EVERY_BYTES:
             self._file.sync()
@@ -143,10 +145,18 @@ class SnapshotWriter:
         self._offset += len(data)
 
 
-def write_pieces(writer: SnapshotWriter, kinds: list[NumberedKind], jobs: list[Job]) -> None:
+def write_pieces(
+    writer: SnapshotWriter,
+    kinds: list[NumberedKind],
+    jobs: list[Job],
+    claims: dict[bytes, int],
+) -> None:
     """Write all of a snapshot behind its head, at once, to its end."""
+    items = list(claims.items())
     for start in range(0, len(kinds), _PIECE):
         writer.add(Piece(kinds[start : start + _PIECE], []))
+    for start in range(0, len(items), _PIECE):
+        writer.add(Piece([], [], dict(items[start : start + _PIECE])))
     for start in range(0, len(jobs), _PIECE):
         writer.add(Piece([], jobs[start : start + _PIECE]))
     writer.finish()
@@ -171,16 +181,29 @@ def load_snapshot(disk: Disk, path: Path, fresh: Jobs) -> Generator[float, None,
     """
     kinds: list[NumberedKind] = []
     jobs: list[Job] = []
+    claims: dict[bytes, int] = {}
     head: SnapshotHead | None = None
     for head, piece in frames(disk, path):
         kinds += piece.kinds
         jobs += piece.jobs
+        claims |= piece.claims
         yield len(jobs) / max(head.state.jobs, 1)
     assert head is not None
-    if len(jobs) != head.state.jobs:
-        raise BadSnapshotError(path, 0, f"it holds {len(jobs)} of {head.state.jobs} jobs")
-    fresh.restore(head.state, kinds, jobs)
+    check_whole(path, head.state, len(jobs), len(claims))
+    fresh.restore(head.state, kinds, jobs, claims)
     return head
+
+
+def check_whole(path: Path, head: StateHead, jobs: int, claims: int) -> None:
+    """Hold what was read from a snapshot to what its head says.
+
+    Raises:
+        BadSnapshotError: some is missing.
+    """
+    if jobs != head.jobs:
+        raise BadSnapshotError(path, 0, f"it holds {jobs} of {head.jobs} jobs")
+    if claims != head.claims:
+        raise BadSnapshotError(path, 0, f"it holds {claims} of {head.claims} claims")
 
 
 def frames(disk: Disk, path: Path) -> Iterator[tuple[SnapshotHead, Piece]]:
@@ -214,7 +237,7 @@ def _bodies(disk: Disk, path: Path) -> Iterator[tuple[int, bytes]]:
         magic = file.read(len(MAGIC), 0)
         if magic == _OLD_MAGIC:
             raise BadSnapshotError(path, 0, "of an earlier version, which this one does not read")
-        if magic != MAGIC:
+        if magic not in _ENDS:
             raise BadSnapshotError(path, 0, "not a snapshot: the magic bytes are missing")
         offset, crc = len(MAGIC), 0
         while True:
@@ -228,7 +251,7 @@ def _bodies(disk: Disk, path: Path) -> Iterator[tuple[int, bytes]]:
             crc = crc32(body, crc)
             if len(body) != length or crc != claimed:
                 raise BadSnapshotError(path, offset, "a frame does not match its checksum")
-            if body == _END:
+            if body == _ENDS[magic]:
                 if offset + _FRAME.size + length != size:
                     raise BadSnapshotError(path, offset, "something follows the last frame")
                 return

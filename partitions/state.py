@@ -39,6 +39,8 @@ from partitions.events import (
     JobLeased,
     JobReleased,
     JobRetried,
+    KeyClaimed,
+    KeyFreed,
     LeaseExpired,
     LeaseExtended,
     QueuePaused,
@@ -55,6 +57,9 @@ from partitions.messages import (
     Ack,
     AlreadyExists,
     Cancel,
+    Claimed,
+    ClaimKeys,
+    ClaimPage,
     Command,
     Conflict,
     Enqueue,
@@ -64,13 +69,20 @@ from partitions.messages import (
     Extend,
     Extended,
     Fail,
+    FindGone,
     Forget,
+    FreeKeys,
     Get,
+    HeldKey,
     JobNotFound,
+    JobsGone,
+    KeyClaim,
+    KeysHeld,
     Lease,
     LeaseLost,
     LeaseMany,
     List,
+    ListClaims,
     Many,
     NothingReady,
     NotRunning,
@@ -85,6 +97,7 @@ from partitions.messages import (
     Sweep,
     Swept,
     Tick,
+    TooLate,
     TooMany,
     Unwatch,
     ViewQueues,
@@ -95,7 +108,7 @@ from partitions.options import decode_options
 from partitions.positions import size_of
 from partitions.queues import Queue
 from partitions.retry import Backoff
-from partitions.slots import SLOTS, slot_of
+from partitions.slots import SLOTS, claim_at_ms, claim_slot, make_claim, slot_of
 from partitions.views import page, view_of_job, view_of_queue
 
 _FORGET_EVERY_MS: Final = 5_000
@@ -104,7 +117,7 @@ _RETRIED: Final = (State.DEAD, State.CANCELLED)
 _GIVEN_BACK: Final = (State.READY, State.SCHEDULED)
 """Where a job that was leased before is only by a release, or as new."""
 
-Look = Get | List | ViewQueues | Unwatch
+Look = Get | List | ViewQueues | Unwatch | ListClaims | FindGone
 """Commands that change nothing."""
 
 Put = Callable[[bytes], int]
@@ -130,8 +143,11 @@ class PartitionState:
         self._policy = policy or Policy()
         self._slot_first, self._slot_end = self._policy.slots.start, self._policy.slots.stop
         self.jobs = Jobs()
+        self.clock_raised_ms = 0
+        """By how much the time that is given here is above that of the fronts (``clock``)."""
         self._caught_up_ms = 0
         self._due_left = 0
+        self._claims_to_list: list[bytes] = []
 
     def __len__(self) -> int:
         return len(self.jobs.by_id)
@@ -172,6 +188,14 @@ class PartitionState:
                 return self._queues(command, now_ms)
             case Unwatch():
                 return Settled(command.job_id)
+            case ListClaims():
+                return self._list_claims(command, now_ms)
+            case FindGone():
+                by_id, slots = self.jobs.by_id, self._policy.slots
+                ids = command.job_ids
+                return JobsGone(
+                    [each for each in ids if each not in by_id and slot_of(each) in slots]
+                )
             case _:
                 assert_never(command)
 
@@ -263,12 +287,16 @@ class PartitionState:
                 return Applied(self._forget(now_ms), NothingReady())
             case Cancel() | Retry() | Forget():
                 return self._decide_of_job(command, now_ms)
-            case List() | ViewQueues() | Unwatch():
+            case List() | ViewQueues() | Unwatch() | ListClaims() | FindGone():
                 return Applied((), self.look(command, now_ms))
             case Sweep():
                 return self._decide_sweep(command)
             case Pause():
                 return self._decide_pause(command)
+            case ClaimKeys():
+                return self._decide_claim_keys(command, now_ms)
+            case FreeKeys():
+                return self._decide_free_keys(command)
             case _:
                 assert_never(command)
 
@@ -276,8 +304,16 @@ class PartitionState:
 
     def _decide_enqueue(self, command: Enqueue, now_ms: int, put: Put) -> Applied:
         jobs, job_id = self.jobs, command.job_id
-        if job_id in jobs.by_id or not self._slot_first <= slot_of(job_id) < self._slot_end:
-            return Applied((), _MET[self._meets(command)](job_id))
+        if (
+            job_id in jobs.by_id
+            or not self._slot_first <= slot_of(job_id) < self._slot_end
+            or (command.digest and job_id in jobs.claims)
+        ):
+            met = self._meets(command)
+            if met is Submitted.CLAIMED:
+                return Applied((), KeysHeld([self._held(job_id, now_ms)]))
+            if met is not Submitted.STORED:
+                return Applied((), _MET[met](job_id))
         kind = jobs.kinds.known(command.options, command.owner, command.max_retries)
         if (kind is None or self._policy.jobs_max is not None) and (
             refusal := self._no_room_for(1, [command])
@@ -288,6 +324,8 @@ class PartitionState:
         return Applied((event,), Enqueued(job_id))
 
     def _decide_enqueue_many(self, command: EnqueueMany, now_ms: int, put: Put) -> Applied:
+        if command.claims and (refused_claims := self._refuse_claims(command.claims, now_ms)):
+            return Applied((), refused_claims)
         if self._meet_nothing(command.jobs):
             outcomes, new = bytes(len(command.jobs)), command.jobs
         else:
@@ -302,12 +340,20 @@ class PartitionState:
         if (refusal := self._no_room_for(len(new), new)) is not None and not refused:
             return Applied((), refusal)
         if refused or command.check_only:
-            return Applied((), EnqueuedMany(outcomes))
+            held = [
+                self._held(job.job_id, now_ms)
+                for job, met in zip(command.jobs, outcomes, strict=True)
+                if met == Submitted.CLAIMED
+            ]
+            return Applied((), EnqueuedMany(outcomes, held))
+        if new and 0 < command.by_ms < now_ms - self.clock_raised_ms:
+            return Applied((), TooLate())
+        claimed = self._claim(command.claims, now_ms) if command.claims and new else ()
         events = tuple([_stored(job, now_ms, put) for job in new])
         kinds = Counter([self.jobs.enqueue(event) for event in events])
         for kind, count in kinds.items():
             kind.queue.submitted.add(count, now_ms)
-        return Applied(events, EnqueuedMany(outcomes))
+        return Applied(claimed + events, EnqueuedMany(outcomes))
 
     def _meet_nothing(self, commands: list[Enqueue]) -> bool:
         """Whether all of them are new and ours, as in most batches; in few steps of Python each."""
@@ -316,6 +362,7 @@ class PartitionState:
         return (
             len(job_ids) == len(commands)
             and self.jobs.by_id.keys().isdisjoint(job_ids)
+            and self.jobs.claims.keys().isdisjoint(job_ids)
             and min(slots) in self._policy.slots
             and max(slots) in self._policy.slots
         )
@@ -331,6 +378,9 @@ class PartitionState:
             return Submitted.REPLAYED if same else Submitted.CONFLICT
         if slot_of(job_id) not in self._policy.slots:
             return Submitted.WRONG_PARTITION
+        # Without a digest the id stands for no key.
+        if command.digest and self._is_elsewhere(job_id):
+            return Submitted.CLAIMED
         if digests is not None:
             if job_id in digests:
                 if not command.digest:
@@ -361,6 +411,66 @@ class PartitionState:
             return True
         self.jobs.drop_idle_kinds()
         return len(queues) + sum(name not in queues for name in names) <= QUEUES_MAX
+
+    # Idempotency keys whose jobs are elsewhere.
+
+    def _decide_claim_keys(self, command: ClaimKeys, now_ms: int) -> Applied:
+        if (refusal := self._refuse_claims(command.claims, now_ms)) is not None:
+            return Applied((), refusal)
+        return Applied(self._claim(command.claims, now_ms), Claimed())
+
+    def _refuse_claims(self, claims: list[KeyClaim], now_ms: int) -> Reply | None:
+        """Why they cannot be made; None: they can."""
+        jobs, slots = self.jobs, self._policy.slots
+        held: list[HeldKey] = []
+        wanted: dict[bytes, int] = {}
+        for each in claims:
+            key_id = each.key_id
+            if slot_of(key_id) not in slots or wanted.setdefault(key_id, each.slot) != each.slot:
+                return WrongPartition(key_id)
+            claim = jobs.claims.get(key_id)
+            if claim is not None:
+                is_held = claim_slot(claim) != each.slot
+            else:
+                # A job without a group has the key's own id.
+                is_held = key_id in jobs.by_id and slot_of(key_id) != each.slot
+            if is_held:
+                held.append(self._held(key_id, now_ms))
+        return KeysHeld(held) if held else None
+
+    def _is_elsewhere(self, key_id: bytes) -> bool:
+        claim = self.jobs.claims.get(key_id)
+        return claim is not None and claim_slot(claim) != slot_of(key_id)
+
+    def _held(self, key_id: bytes, now_ms: int) -> HeldKey:
+        claim = self.jobs.claims.get(key_id, make_claim(slot_of(key_id), 0))
+        return HeldKey(key_id, claim, now_ms - claim_at_ms(claim))
+
+    def _claim(self, claims: list[KeyClaim], now_ms: int) -> tuple[Event, ...]:
+        # Those that are made already are made anew: whoever is about to let an old one go finds
+        # it changed.
+        events = tuple([KeyClaimed(each.key_id, each.slot, now_ms) for each in claims])
+        for event in events:
+            self.evolve(event)
+        return events
+
+    def _decide_free_keys(self, command: FreeKeys) -> Applied:
+        claims = self.jobs.claims
+        # By key: to let one go twice would be to let one go that is not there.
+        gone = {each.key_id: each for each in command.held if claims.get(each.key_id) == each.claim}
+        events = tuple([KeyFreed(key_id) for key_id in gone])
+        for event in events:
+            self.evolve(event)
+        return Applied(events, Settled(b""))
+
+    def _list_claims(self, command: ListClaims, now_ms: int) -> ClaimPage:
+        # Where it goes on is no part of the state: after a restart it begins anew.
+        if not self._claims_to_list:
+            self._claims_to_list = list(self.jobs.claims)
+        keys = self._claims_to_list[-command.limit :]
+        del self._claims_to_list[-command.limit :]
+        held = [self._held(key_id, now_ms) for key_id in keys if key_id in self.jobs.claims]
+        return ClaimPage(held, not self._claims_to_list)
 
     # Leasing.
 

@@ -33,6 +33,7 @@ from partitions.recovery import refuse_missing_texts, split_segments
 from partitions.snapshot import (
     BadSnapshotError,
     SnapshotHead,
+    check_whole,
     frames,
     load_snapshot,
     snapshot_name,
@@ -192,17 +193,18 @@ class _Look:
         path = self._directory / snapshot_name(lsn)
         self._report.snapshots += 1
         head: SnapshotHead | None = None
-        jobs = digest = 0
+        jobs = claims = digest = 0
         kinds: dict[int, KindKey] = {}
         try:
             for head, piece in frames(self._disk, path):
                 kinds.update((each.index, each.key) for each in piece.kinds)
                 jobs += len(piece.jobs)
+                claims += len(piece.claims)
                 digest += sum([_hashed(job, kinds[job.kind]) for job in piece.jobs])
+                digest += sum([_hash(claim) for claim in piece.claims.items()])
                 yield jobs / max(head.state.jobs, 1)
             assert head is not None, "a snapshot without a head is bad"
-            if jobs != head.state.jobs:
-                raise BadSnapshotError(path, 0, f"it holds {jobs} of {head.state.jobs} jobs")
+            check_whole(path, head.state, jobs, claims)
         except BadSnapshotError as error:
             self._report.snapshots_bad += 1
             self._note(path, error.offset_bytes, f"bad snapshot: {error.what}", _SNAPSHOT)
@@ -252,6 +254,7 @@ class _Look:
         head = jobs.begin_snapshot()
         jobs.abandon_snapshot()
         digest = sum(_hashed(job, jobs.kind(job).key) for job in jobs.order)
+        digest += sum(map(_hash, jobs.claims.items()))
         if digest != seen.digest or head != seen.head.state:
             what = f"it does not hold what the log says: {_difference(seen.head.state, head)}"
             self._note(self._directory / snapshot_name(lsn), 0, what, _COMPARED)
@@ -305,8 +308,11 @@ def _share(steps: Iterator[float], index: int, parts: int) -> Iterator[float]:
 
 def _hashed(job: Job, kind: KindKey) -> int:
     """Sums of these do not depend on the order of the jobs, nor on how kinds are numbered."""
-    body = _encode((kind, msgspec.structs.replace(job, kind=0)))
-    return int.from_bytes(blake2b(body, digest_size=16).digest(), "little")
+    return _hash((kind, msgspec.structs.replace(job, kind=0)))
+
+
+def _hash(value: object) -> int:
+    return int.from_bytes(blake2b(_encode(value), digest_size=16).digest(), "little")
 
 
 def _difference(snapshot: StateHead, log: StateHead) -> str:
@@ -314,7 +320,7 @@ def _difference(snapshot: StateHead, log: StateHead) -> str:
         said, found = getattr(snapshot, field), getattr(log, field)
         if said != found:
             return f"{field} is {_short(said)} in the snapshot and {_short(found)} in the log"
-    return "a job differs"
+    return "a job or a claim differs"
 
 
 def _short(value: object) -> str:

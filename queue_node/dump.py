@@ -214,6 +214,7 @@ def _duration(ms: int) -> str:
 
 _SHOWN: Final[dict[str, Callable[[Any], dict[str, Any]]]] = {
     "job_id": lambda job_id: {"job_id": format_job_id(job_id)},
+    "key_id": lambda key_id: {"key_id": format_job_id(key_id)},
     "options": _options,
     "own": _own,
     "progress": _progress,

@@ -419,6 +419,7 @@ class Engine:
             async with trio.open_nursery() as nursery:
                 operations = Operations(clients, clock=self.clock)
                 nursery.start_soon(operations.run)
+                nursery.start_soon(operations.sweep_claims)
                 for partition in self._partitions:
                     nursery.start_soon(partition.run)
                 for client in clients:

@@ -25,6 +25,8 @@ from partitions.events import (
     JobFailed,
     JobForgotten,
     JobRetried,
+    KeyClaimed,
+    KeyFreed,
     LeaseExpired,
     OutcomeMoved,
     PayloadMoved,
@@ -159,7 +161,8 @@ def said_in(past: Past, kind: type[Event], lsns: set[int]) -> set[bytes]:
         event.job_id
         for lsn in lsns
         for event in past.records.get(lsn, [])
-        if isinstance(event, kind) and not isinstance(event, TokensRaised | QueuePaused)
+        if isinstance(event, kind)
+        and not isinstance(event, TokensRaised | QueuePaused | KeyClaimed | KeyFreed)
     }
 
 

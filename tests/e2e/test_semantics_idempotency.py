@@ -84,14 +84,13 @@ def test_another_body_under_the_same_key_is_refused(http: Http, queue: str, fiel
     assert_replayed(http.submit(queue, idempotency_key="k"), job_id)
 
 
-def test_in_a_group_the_key_is_the_groups_own(http: Http, queue: str):
-    """The group says which partition knows the key, so another group does not."""
-    alone = http.submitted(queue, idempotency_key="k")
+def test_the_same_key_in_another_group_is_another_body(http: Http, queue: str):
     grouped = http.submitted(queue, idempotency_key="k", group="g")
-    assert alone != grouped
     again = http.submit(queue, idempotency_key="k", group="g")
     assert (again.status, again.json["job_id"]) == (200, grouped)
     assert http.submit(queue, idempotency_key="k", group="g", priority=1).status == 422
+    assert http.submit(queue, idempotency_key="k", group="h").status == 422
+    assert http.submit(queue, idempotency_key="k").status == 422
 
 
 def test_bodies_are_compared_as_parsed(http: Http, queue: str):

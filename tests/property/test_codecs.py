@@ -16,6 +16,7 @@ from partitions.framing import Deframer, frame
 from partitions.job import Own
 from partitions.limits import (
     ATTEMPTS_MAX,
+    CLAIMS_PAGE_MAX,
     ENQUEUE_JOBS_MAX,
     FRAME_BYTES_MAX,
     GROUP_CHARS_MAX,
@@ -81,13 +82,26 @@ of_held = st.one_of(
     st.builds(messages.Extend, ids, tokens, st.none() | times, texts),
     st.builds(messages.Release, ids, tokens, times),
 )
+slots = st.integers(0, 0xFFFF)
+key_claims = st.lists(st.builds(messages.KeyClaim, ids, slots), min_size=1, max_size=3)
+held_keys = st.lists(st.builds(messages.HeldKey, ids, numbers, numbers), min_size=1, max_size=3)
 commands = st.one_of(
     submits,
     leases,
     of_held,
     st.builds(messages.Get, ids, st.booleans()),
     st.just(messages.Tick()),
-    st.builds(messages.EnqueueMany, st.lists(submits, min_size=1, max_size=3), st.booleans()),
+    st.builds(
+        messages.EnqueueMany,
+        st.lists(submits, min_size=1, max_size=3),
+        st.booleans(),
+        times,
+        key_claims,
+    ),
+    st.builds(messages.ClaimKeys, key_claims),
+    st.builds(messages.FreeKeys, held_keys),
+    st.builds(messages.ListClaims, st.integers(1, CLAIMS_PAGE_MAX)),
+    st.builds(messages.FindGone, st.lists(ids, min_size=1, max_size=3)),
     st.builds(messages.LeaseMany, leases, st.integers(1, LEASE_JOBS_MAX)),
     st.builds(messages.Many, st.lists(of_held, min_size=1, max_size=3)),
     st.builds(
@@ -175,7 +189,12 @@ replies = st.one_of(
     st.builds(messages.JobsOver, st.lists(ids, max_size=3)),
     st.just(messages.NothingReady()),
     st.builds(messages.TooMany, st.sampled_from(["jobs", "queues", "watched"])),
-    st.builds(messages.EnqueuedMany, texts),
+    st.builds(messages.EnqueuedMany, texts, held_keys),
+    st.just(messages.Claimed()),
+    st.builds(messages.KeysHeld, held_keys),
+    st.builds(messages.ClaimPage, held_keys, st.booleans()),
+    st.builds(messages.JobsGone, st.lists(ids, max_size=3)),
+    st.just(messages.TooLate()),
     st.builds(messages.LeasedMany, st.lists(leased, max_size=3)),
     st.builds(messages.Replies, st.lists(to_held, max_size=3)),
     st.builds(messages.Page, st.lists(views, max_size=3), st.none() | numbers),
@@ -234,6 +253,8 @@ facts = st.one_of(
     st.builds(events.JobCancelled, ids, numbers),
     st.builds(events.JobRetried, ids),
     st.builds(events.QueuePaused, queues, st.booleans()),
+    st.builds(events.KeyClaimed, ids, slots, numbers),
+    st.builds(events.KeyFreed, ids),
 )
 
 

@@ -17,6 +17,8 @@ from partitions.log import Sizes
 from partitions.messages import (
     Ack,
     Cancel,
+    ClaimKeys,
+    ClaimPage,
     Command,
     Enqueue,
     EnqueueMany,
@@ -24,14 +26,19 @@ from partitions.messages import (
     Extended,
     Fail,
     Filter,
+    FindGone,
     Forget,
+    FreeKeys,
     Get,
     JobView,
+    KeyClaim,
+    KeysHeld,
     Lease,
     Leased,
     LeasedMany,
     LeaseMany,
     List,
+    ListClaims,
     Many,
     Page,
     Pause,
@@ -48,7 +55,7 @@ from partitions.messages import (
 )
 from partitions.options import Options, decode_options, encode_options
 from partitions.retry import Backoff
-from partitions.slots import make_job_id
+from partitions.slots import in_slot, make_claim, make_job_id
 from partitions.state import PartitionState, Policy
 from tests.support.driver import START_MS, Driver, filled, snapshot
 from tests.support.fake_disk import FakeDisk, Faults, Halted, survivals
@@ -102,6 +109,15 @@ filters = st.builds(
     group=st.one_of(st.none(), groups),
     tags=tags,
 )
+
+
+# A few keys, and groups of which some are here; one that has the slot of its key among them.
+keys = st.integers(0, 3)
+key_slots = st.sampled_from([SLOTS_OWNED.start, SLOTS_OWNED.start + 1, 5, 40_000])
+
+
+def key_id(key: int) -> bytes:
+    return make_job_id(1, key, SLOTS_OWNED.start + key)
 
 
 class PartitionAgainstModel(RuleBasedStateMachine):
@@ -252,6 +268,67 @@ class PartitionAgainstModel(RuleBasedStateMachine):
             if job.job_id not in self.model.jobs:
                 self.final.pop(job.job_id, None)
         self.step(command)
+
+    # Idempotency keys of jobs that are elsewhere, or here.
+
+    @rule(target=ids, key=keys, digest=digests.filter(bool))
+    def submit_with_a_key_without_a_group(self, key, digest):
+        self.submit_again(Enqueue(key_id(key), b"p", 2, "owner", digest=digest))
+        return key_id(key)
+
+    @rule(claims=st.lists(st.tuples(keys, key_slots), min_size=1, max_size=3))
+    def claim_keys(self, claims):
+        self.step(ClaimKeys([KeyClaim(key_id(key), slot) for key, slot in claims]))
+
+    @rule(
+        target=ids,
+        key=keys,
+        slot=key_slots,
+        digest=digests.filter(bool),
+        also=st.one_of(st.none(), keys),
+        by=st.sampled_from([None, -1, 0, 1]),
+        claim=st.booleans(),
+    )
+    def store_under_a_claim(self, key, slot, digest, also, by, claim):
+        job_id = in_slot(key_id(key), slot)
+        jobs = [Enqueue(job_id, b"p", 2, "owner", group="g", digest=digest)]
+        if also is not None:
+            jobs.append(Enqueue(key_id(also), b"q", 2, "owner", digest=digest))
+        by_ms = 0 if by is None else self.now_ms + by
+        claims = [KeyClaim(key_id(key), slot)] if claim else []
+        self.submit_again(EnqueueMany(jobs, by_ms=by_ms, claims=claims))
+        return job_id
+
+    @rule(key=keys, slot=key_slots, since=st.integers(0, 2), again=st.booleans())
+    def free_keys(self, key, slot, since, again):
+        reply = self.step(ClaimKeys([KeyClaim(key_id(key), slot)]))
+        held = list(reply.held) if isinstance(reply, KeysHeld) else []
+        if held and since:
+            # Made anew since somebody looked, or somebody dreams.
+            held.append(msgspec.structs.replace(held[0], claim=make_claim(slot, since)))
+        if held:
+            self.step(FreeKeys(held * 2 if again else held))
+
+    @rule(job_ids=st.lists(ids, max_size=3), key=keys, slot=key_slots)
+    def find_gone(self, job_ids, key, slot):
+        self.step(FindGone([*job_ids, in_slot(key_id(key), slot)]))
+
+    @rule(limit=st.integers(1, 2))
+    def walk_the_claims(self, limit):
+        self.model.pass_time(self.now_ms)
+        self.end_of_the_claims(limit)
+        found = [each.key_id for each in self.end_of_the_claims(limit)]
+        assert sorted(found) == sorted(self.model.claims)
+
+    def end_of_the_claims(self, limit):
+        held = []
+        while True:
+            page = self.carry_out(ListClaims(limit))
+            assert isinstance(page, ClaimPage)
+            assert len(page.held) <= limit
+            held += page.held
+            if page.last:
+                return held
 
     # Leasing.
 
@@ -603,10 +680,10 @@ class Taking:
     def step(self, state: PartitionState, count: int) -> bool:
         """The next piece; whether there may be more."""
         piece = state.jobs.next_for_snapshot(count)
-        assert len(piece.kinds) + len(piece.jobs) <= count
+        assert len(piece.kinds) + len(piece.jobs) + len(piece.claims) <= count
         # At once: the jobs in it go on to change.
         self._pieces.append(msgspec.msgpack.encode(piece))
-        return bool(piece.kinds or piece.jobs)
+        return bool(piece.kinds or piece.jobs or piece.claims)
 
     def restored(self) -> PartitionState:
         pieces = [msgspec.msgpack.decode(each, type=Piece) for each in self._pieces]
@@ -615,6 +692,7 @@ class Taking:
             self._head,
             [kind for piece in pieces for kind in piece.kinds],
             [job for piece in pieces for job in piece.jobs],
+            {key: claim for piece in pieces for key, claim in piece.claims.items()},
         )
         return state
 

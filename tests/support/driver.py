@@ -171,6 +171,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     ready: dict[str, list[bytes]]
     """By queue, in the order in which they are to be leased."""
     paused: set[str]
+    claims: dict[bytes, int]
     counts: dict[str, dict[str, int]]
     finished: dict[State, list[bytes]]
     """By the time of their end; those of one moment by submission, for it does not matter."""
@@ -197,6 +198,7 @@ def snapshot(state: PartitionState) -> Snapshot:
             if len(queue.ready)
         },
         paused={name for name, queue in jobs.kinds.queues.items() if queue.paused},
+        claims=dict(jobs.claims),
         counts={
             name: {state.name: n for state in State if (n := queue.counts[state])}
             for name, queue in jobs.kinds.queues.items()

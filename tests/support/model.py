@@ -16,6 +16,8 @@ from partitions.messages import (
     Ack,
     AlreadyExists,
     Cancel,
+    Claimed,
+    ClaimKeys,
     Command,
     Conflict,
     Enqueue,
@@ -26,10 +28,16 @@ from partitions.messages import (
     Extended,
     Fail,
     Filter,
+    FindGone,
     Forget,
+    FreeKeys,
     Get,
+    HeldKey,
     JobNotFound,
+    JobsGone,
     JobView,
+    KeyClaim,
+    KeysHeld,
     Lease,
     Leased,
     LeasedMany,
@@ -48,11 +56,12 @@ from partitions.messages import (
     Settled,
     Submitted,
     Tick,
+    TooLate,
     WrongPartition,
     WrongState,
 )
 from partitions.options import Options, decode_options
-from partitions.slots import slot_of
+from partitions.slots import make_claim, slot_of
 from partitions.state import Policy
 from tests.support.driver import Snapshot, text_of
 
@@ -124,6 +133,8 @@ class Model:
     policy: Policy
     jobs: dict[bytes, ModelJob] = field(default_factory=dict)
     paused: set[str] = field(default_factory=set)
+    claims: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    """``{key id: (slot of its job, since when)}``."""
     submitted: int = 0
     """The number of the last submit."""
     last_token: int = 0
@@ -132,7 +143,7 @@ class Model:
         """A model that can go its own way."""
         # What a job refers to is never changed.
         jobs = {job_id: copy.copy(job) for job_id, job in self.jobs.items()}
-        return replace(self, jobs=jobs, paused=set(self.paused))
+        return replace(self, jobs=jobs, paused=set(self.paused), claims=dict(self.claims))
 
     def step(self, command: Command, now_ms: int) -> Reply:
         """Let time pass, do what the command says, and give the reply that is due.
@@ -164,6 +175,17 @@ class Model:
             case Pause():
                 (self.paused.add if command.paused else self.paused.discard)(command.queue)
                 return Settled(b"")
+            case ClaimKeys():
+                refusal = self._refuse_claims(command.claims, now_ms)
+                return refusal or self._claim(command.claims, now_ms)
+            case FreeKeys():
+                for each in command.held:
+                    if each.key_id in self.claims and each.claim == self._packed(each.key_id):
+                        del self.claims[each.key_id]
+                return Settled(b"")
+            case FindGone():
+                ids = [each for each in command.job_ids if each not in self.jobs]
+                return JobsGone([each for each in ids if slot_of(each) in self.policy.slots])
             case Tick():
                 self._forget(now_ms)
                 return NothingReady()
@@ -307,6 +329,7 @@ class Model:
             "all jobs in order": (found.order, self.listed(Filter())),
             "what is ready": (found.ready, ready),
             "what is paused": (found.paused, self.paused),
+            "claims": (found.claims, {each: self._packed(each) for each in self.claims}),
             "counts": (found.counts, counts),
             "unfinished": (found.unfinished, len(self.jobs) - len(finished)),
             "timers": (found.timers, sorted(set(waiting))),
@@ -349,6 +372,8 @@ class Model:
             return Submitted.REPLAYED if same else Submitted.CONFLICT
         if slot_of(command.job_id) not in self.policy.slots:
             return Submitted.WRONG_PARTITION
+        if command.digest and self._elsewhere(command.job_id):
+            return Submitted.CLAIMED
         return Submitted.STORED
 
     def _digests(self) -> dict[bytes, bytes]:
@@ -356,12 +381,16 @@ class Model:
 
     def _enqueue(self, command: Enqueue, now_ms: int) -> Reply:
         met = self._meets(command, self._digests())
+        if met is Submitted.CLAIMED:
+            return KeysHeld([self._held_key(command.job_id, now_ms)])
         if met is not Submitted.STORED:
             return _REFUSALS[met](command.job_id)
         self._store(command, now_ms)
         return Enqueued(command.job_id)
 
     def _enqueue_many(self, command: EnqueueMany, now_ms: int) -> Reply:
+        if command.claims and (refusal := self._refuse_claims(command.claims, now_ms)):
+            return refusal
         before = self._digests()
         met, new = [], []
         for each in command.jobs:
@@ -370,9 +399,49 @@ class Model:
                 before[each.job_id] = each.digest
                 new.append(each)
         if not command.check_only and all(each <= Submitted.REPLAYED for each in met):
+            if new and 0 < command.by_ms < now_ms:
+                return TooLate()
+            if new:
+                self._claim(command.claims, now_ms)
             for each in new:
                 self._store(each, now_ms)
-        return EnqueuedMany(bytes(met))
+        claimed = [
+            job.job_id
+            for job, each in zip(command.jobs, met, strict=True)
+            if each is Submitted.CLAIMED
+        ]
+        return EnqueuedMany(bytes(met), [self._held_key(each, now_ms) for each in claimed])
+
+    # Idempotency keys of jobs elsewhere ---------------------------------------------------
+
+    def _elsewhere(self, key_id: bytes) -> bool:
+        return key_id in self.claims and self.claims[key_id][0] != slot_of(key_id)
+
+    def _refuse_claims(self, claims: list[KeyClaim], now_ms: int) -> Reply | None:
+        wanted: dict[bytes, int] = {}
+        for each in claims:
+            foreign = slot_of(each.key_id) not in self.policy.slots
+            if foreign or wanted.setdefault(each.key_id, each.slot) != each.slot:
+                return WrongPartition(each.key_id)
+        held = [each.key_id for each in claims if self._taken(each)]
+        return KeysHeld([self._held_key(each, now_ms) for each in held]) if held else None
+
+    def _taken(self, claim: KeyClaim) -> bool:
+        if claim.key_id in self.claims:
+            return self.claims[claim.key_id][0] != claim.slot
+        return claim.key_id in self.jobs and slot_of(claim.key_id) != claim.slot
+
+    def _claim(self, claims: list[KeyClaim], now_ms: int) -> Claimed:
+        self.claims.update({each.key_id: (each.slot, now_ms) for each in claims})
+        return Claimed()
+
+    def _packed(self, key_id: bytes) -> int:
+        """As the state keeps it; of a job without a group, since ever."""
+        return make_claim(*self.claims.get(key_id, (slot_of(key_id), 0)))
+
+    def _held_key(self, key_id: bytes, now_ms: int) -> HeldKey:
+        since_ms = self.claims[key_id][1] if key_id in self.claims else 0
+        return HeldKey(key_id, self._packed(key_id), now_ms - since_ms)
 
     def _store(self, command: Enqueue, now_ms: int) -> None:
         self.submitted = max(self.submitted + 1, now_ms << CREATED_SHIFT)

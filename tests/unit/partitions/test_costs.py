@@ -1,5 +1,6 @@
 """Costs: what a command is reckoned at is never less than what it brings to a record."""
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,13 +17,18 @@ from partitions.limits import (
 from partitions.messages import (
     Ack,
     Cancel,
+    Claimed,
+    ClaimKeys,
     Command,
     Enqueue,
     EnqueueMany,
     Extend,
     Fail,
     Forget,
+    FreeKeys,
     Get,
+    HeldKey,
+    KeyClaim,
     Lease,
     LeaseMany,
     List,
@@ -106,6 +112,13 @@ def test_no_command_brings_more_than_it_is_reckoned_at(jobs, data):
         world(EnqueueMany(jobs[1:]))
     for each in jobs:
         world(Get(each.job_id))
+    claims = [KeyClaim(bytes([number]) * 16, 65_535) for number in range(20)]
+    more = [msgspec.structs.replace(each, job_id=bytes([255]) * 16) for each in jobs[:1]]
+    world(EnqueueMany(more, claims=claims))
+    assert world(ClaimKeys(claims)) == Claimed()
+    assert world.state.jobs.claims
+    world(FreeKeys([HeldKey(each, claim) for each, claim in world.state.jobs.claims.items()]))
+    assert not world.state.jobs.claims
     world(Pause(WIDEST * QUEUE_CHARS_MAX, True))
     world(Pause(WIDEST * QUEUE_CHARS_MAX, False))
     first = world(data.draw(leases))

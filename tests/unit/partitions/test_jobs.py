@@ -19,6 +19,8 @@ from partitions.events import (
     JobLeased,
     JobReleased,
     JobRetried,
+    KeyClaimed,
+    KeyFreed,
     LeaseExpired,
     LeaseExtended,
     OutcomeMoved,
@@ -30,6 +32,7 @@ from partitions.job import Own, State
 from partitions.jobs import Jobs, Piece
 from partitions.options import Options, encode_options
 from partitions.positions import make_position
+from partitions.slots import make_claim
 from tests.support.driver import job_id
 
 NOW = 1_000_000
@@ -291,8 +294,15 @@ def test_what_is_needed_still_is_copied_forward_and_nothing_else(world):
     def none_moves(position: int) -> int:
         raise AssertionError(f"{position} is not needed")
 
-    quiet = [stored, TokensRaised(5), QueuePaused("q", paused=True), JobForgotten(job_id(7))]
-    assert [world.jobs.moved(each, none_moves) for each in quiet] == [[]] * 4
+    quiet = [
+        stored,
+        TokensRaised(5),
+        QueuePaused("q", paused=True),
+        JobForgotten(job_id(7)),
+        KeyClaimed(job_id(1), 3, NOW),
+        KeyFreed(job_id(1)),
+    ]
+    assert [world.jobs.moved(each, none_moves) for each in quiet] == [[]] * len(quiet)
 
 
 # Snapshots ----------------------------------------------------------------------------------
@@ -304,12 +314,16 @@ def test_a_snapshot_is_of_its_moment_whatever_happens_meanwhile(world):
     world(QueuePaused("default", paused=True))
     world.lease(0)
     world(JobCancelled(job_id(2), NOW))
+    world(*[KeyClaimed(job_id(index), 5, NOW) for index in range(20, 25)])
     moment = {job.job_id: job.copied() for job in world.jobs.order}
     head = world.jobs.begin_snapshot()
     meanwhile = iter(
         [
             JobAcked(job_id(0), NOW, 0),
+            KeyFreed(job_id(20)),
             JobRetried(job_id(2)),
+            KeyClaimed(job_id(21), 5, NOW + 1),
+            KeyClaimed(job_id(30), 5, NOW),
             JobForgotten(job_id(7)),
             JobLeased(job_id(1), 9, NOW),
             QueuePaused("default", paused=False),
@@ -321,15 +335,18 @@ def test_a_snapshot_is_of_its_moment_whatever_happens_meanwhile(world):
     while True:
         piece = world.jobs.next_for_snapshot(2)
         pieces.append(msgspec.msgpack.decode(msgspec.msgpack.encode(piece), type=Piece))
-        if not piece.kinds and not piece.jobs:
+        if not piece.kinds and not piece.jobs and not piece.claims:
             break
-        assert len(piece.kinds) + len(piece.jobs) <= 2
+        assert len(piece.kinds) + len(piece.jobs) + len(piece.claims) <= 2
         world(*[event for event in [next(meanwhile, None)] if event])
     jobs = [job for piece in pieces for job in piece.jobs]
     assert {job.job_id: job for job in jobs} == moment
     assert len(jobs) == len(moment) == head.jobs
     restored = Jobs()
-    restored.restore(head, [kind for piece in pieces for kind in piece.kinds], jobs)
+    claims = {key: claim for piece in pieces for key, claim in piece.claims.items()}
+    restored.restore(head, [kind for piece in pieces for kind in piece.kinds], jobs, claims)
+    assert restored.claims == {job_id(index): make_claim(5, NOW) for index in range(20, 25)}
+    assert head.claims == 5
     queue = restored.kinds.queues["default"]
     assert queue.paused
     assert [job.job_id for job in queue.ready] == [job_id(index) for index in (1, 4, 6)]
@@ -404,7 +421,8 @@ def test_an_event_that_cannot_have_happened_is_refused(world, state, event, poss
 
 
 def test_every_event_of_a_job_is_refused_somewhere():
-    of_jobs = {each for each in get_args(Event) if each not in (TokensRaised, QueuePaused)}
+    of_none = (TokensRaised, QueuePaused, KeyClaimed, KeyFreed)
+    of_jobs = {each for each in get_args(Event) if each not in of_none}
     assert {type(event) for event, _ in happens_to(job_id(1))} == of_jobs
 
 
@@ -413,6 +431,15 @@ def test_a_job_whose_group_has_anothers_turn_cannot_have_been_leased(world):
         world.submit(index, "g")
     with pytest.raises(LookupError):
         world(JobLeased(job_id(2), 1, NOW))
+
+
+def test_a_key_cannot_have_been_claimed_for_two_slots_nor_let_go_twice(world):
+    world(KeyClaimed(job_id(1), 5, NOW), KeyClaimed(job_id(1), 5, NOW + 1))
+    with pytest.raises(AssertionError, match="KeyClaimed"):
+        world(KeyClaimed(job_id(1), 6, NOW))
+    world(KeyFreed(job_id(1)), KeyClaimed(job_id(1), 6, NOW), KeyFreed(job_id(1)))
+    with pytest.raises(LookupError):
+        world(KeyFreed(job_id(1)))
 
 
 def test_a_token_cannot_have_been_given_twice(world):

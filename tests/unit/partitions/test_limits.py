@@ -16,6 +16,8 @@ from partitions.events import (
     JobLeased,
     JobReleased,
     JobRetried,
+    KeyClaimed,
+    KeyFreed,
     LeaseExpired,
     LeaseExtended,
     QueuePaused,
@@ -25,10 +27,14 @@ from partitions.job import Own
 from partitions.messages import (
     Ack,
     Cancel,
+    ClaimKeys,
     Command,
     Enqueue,
     Extend,
     Fail,
+    FreeKeys,
+    HeldKey,
+    KeyClaim,
     Lease,
     LeaseMany,
     Pause,
@@ -70,6 +76,8 @@ LONGEST: list[tuple[Command, Event]] = [
     (Sweep("q", "DEAD", "retry", scan=1), JobRetried(ID)),
     (Sweep("q", "DEAD", "forget", scan=1), JobForgotten(ID)),
     (Pause(QUEUE, paused=True), QueuePaused(QUEUE, paused=True)),
+    (ClaimKeys([KeyClaim(ID, 65_535)]), KeyClaimed(ID, 65_535, LARGE)),
+    (FreeKeys([HeldKey(ID, LARGE)]), KeyFreed(ID)),
 ]
 
 

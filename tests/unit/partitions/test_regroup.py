@@ -11,8 +11,11 @@ from partitions.checkpoint import Checkpoints
 from partitions.disk import RealDisk
 from partitions.errors import BlobUnreadableError, CorruptLogError
 from partitions.log import Sizes, identity_of
-from partitions.messages import Ack, Command, Lease
+from partitions.messages import Ack, Claimed, ClaimKeys, Command, KeyClaim, Lease
+from partitions.recovery import recover
 from partitions.regroup import Source, loading, regrouping
+from partitions.slots import SLOTS, make_job_id, partition_of, slot_of
+from partitions.state import PartitionState
 from tests.support.driver import SMALL, START_MS
 from tests.support.fake_disk import FakeDisk, survivals
 from tests.support.hand_node import HandNode, HandPartition, opened
@@ -71,6 +74,33 @@ def test_all_of_it_is_durable_when_it_is_done(node, monkeypatch):
     for survival in survivals(seed=1):
         left = count(disk.crash(survival), folders(3))
         assert (left.digest, left.states) == (census.digest, census.states), survival
+
+
+def test_claims_go_where_their_keys_belong_now(tmp_path):
+    node = HandNode(tmp_path / "data", 2)
+    for slot in range(0, SLOTS, 1_000):
+        key_id = make_job_id(1, slot, slot)
+        partition = node.partitions[partition_of(slot, 2)]
+        claiming = ClaimKeys([KeyClaim(key_id, SLOTS - 1 - slot)])
+        assert take(partition, claiming, START_MS) == Claimed()
+    before = [dict(each.state.jobs.claims) for each in node.partitions]
+    node.close()
+    disk = FakeDisk()
+    census = regroup(disk, node, folders(3))
+    assert count(disk, folders(3)).digest == census.digest
+    found = []
+    for number in range(3):
+        state = PartitionState()
+        recover(disk.restarted(), folders(3)[number], identity_of(number, 3), state)
+        found.append(state.jobs.claims)
+        assert {partition_of(slot_of(each), 3) for each in state.jobs.claims} == {number}
+    assert found[0] | found[1] | found[2] == before[0] | before[1]
+    found[0].popitem()
+    other = Census()
+    for claims in found:
+        for key_id, claim in claims.items():
+            other.add_claim(key_id, claim)
+    assert other.digest != census.digest, "a claim that is lost shows"
 
 
 def test_one_of_the_two_snapshots_may_go_bad_and_both_are_never_taken_for_an_empty_log(node):

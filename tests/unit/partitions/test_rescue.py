@@ -14,12 +14,15 @@ from partitions.events import (
     JobLeased,
     JobReleased,
     JobRetried,
+    KeyClaimed,
+    KeyFreed,
     LeaseExpired,
     LeaseExtended,
 )
 from partitions.job import Own, State
 from partitions.kinds import NumberedKind
 from partitions.rescue import Rescue
+from partitions.slots import make_claim
 from tests.support.driver import START_MS, job_id, jobs_of
 from tests.support.past import Past
 from tests.support.witness import replayed
@@ -143,10 +146,23 @@ def test_a_turn_that_a_snapshot_shows_counts_too():
     rescue = Rescue()
     kinds = [NumberedKind(kind.index, kind.key) for kind in before.kinds]
     head = replayed([[submitted()]]).jobs.begin_snapshot()
-    rescue.restore(head, kinds, list(before.jobs.values()))
+    rescue.restore(head, kinds, list(before.jobs.values()), {})
     rescue.gap()
     rescue.evolve(leased(2, TWO))
     assert rescue.jobs[ONE].state is State.RETRY
+
+
+def test_claims_are_followed_with_and_without_a_gap():
+    claimed = KeyClaimed(ONE, 5, START_MS)
+    assert after(claimed, None, KeyClaimed(TWO, 6, START_MS)).claims == {
+        ONE: make_claim(5, START_MS),
+        TWO: make_claim(6, START_MS),
+    }
+    # What is in the gap is not known: claimed for another slot, let go before.
+    assert after(claimed, None, KeyClaimed(ONE, 7, START_MS)).claims == {
+        ONE: make_claim(7, START_MS)
+    }
+    assert after(claimed, KeyFreed(ONE), None, KeyFreed(ONE)).claims == {}
 
 
 def test_an_acked_job_that_goes_on_is_another_one_whose_submission_is_lost():

@@ -1,5 +1,6 @@
 """Slots: every slot has one owner, and an id carries its slot."""
 
+import sys
 import uuid
 
 import pytest
@@ -7,8 +8,12 @@ import pytest
 from partitions.slots import (
     RANDOM_ID_BITS,
     SLOTS,
+    claim_at_ms,
+    claim_slot,
     first_slot,
     format_job_id,
+    in_slot,
+    make_claim,
     make_job_id,
     parse_job_id,
     partition_of,
@@ -90,3 +95,16 @@ def test_an_id_reads_back_as_it_was_written():
 )
 def test_anything_but_a_canonical_uuid_is_no_id(text):
     assert parse_job_id(text) is None
+
+
+def test_a_claim_is_a_slot_and_a_time_in_32_bytes():
+    claim = make_claim(65_535, 2**44 - 1)
+    assert (claim_slot(claim), claim_at_ms(claim)) == (65_535, 2**44 - 1)
+    assert sys.getsizeof(claim) <= 32
+
+
+def test_an_id_in_another_slot_differs_in_nothing_else():
+    job_id = bytes(range(16))
+    moved = in_slot(job_id, 0x1234)
+    assert (slot_of(moved), moved[:14]) == (0x1234, job_id[:14])
+    assert in_slot(moved, slot_of(job_id)) == job_id

@@ -13,6 +13,7 @@ from partitions.job import Job, State
 from partitions.jobs import Jobs, Piece, StateHead
 from partitions.kinds import KindKey, NumberedKind
 from partitions.positions import make_position
+from partitions.slots import make_claim
 from partitions.snapshot import (
     MAGIC,
     BadSnapshotError,
@@ -22,6 +23,7 @@ from partitions.snapshot import (
     read_head,
     snapshot_lsns,
     snapshot_name,
+    write_pieces,
 )
 from tests.support.fake_disk import FakeDisk, Faults, survivals
 
@@ -86,6 +88,39 @@ def test_what_was_written_is_read():
     assert jobs.live.by_segment == {1: 100}
 
 
+def test_claims_are_read_and_one_that_is_missing_is_missed():
+    disk = FakeDisk()
+    disk.make_directory(DIRECTORY)
+    claims = {number.to_bytes(16, "big"): make_claim(number, 9) for number in range(5_000)}
+    of = msgspec.structs.replace(
+        head(1), state=msgspec.structs.replace(head(1).state, claims=len(claims))
+    )
+    write_pieces(SnapshotWriter(disk, DIRECTORY, of), [KIND], [job(1)], dict(claims))
+    found, jobs, _ = loaded(disk, path := DIRECTORY / snapshot_name(42))
+    assert (found, jobs.claims) == (of, claims)
+    claims.popitem()
+    write_pieces(SnapshotWriter(disk, DIRECTORY, of), [KIND], [job(1)], claims)
+    with pytest.raises(BadSnapshotError, match="4999 of 5000 claims"):
+        loaded(disk, path)
+
+
+def test_format_2_which_knew_no_claims_is_read():
+    disk = FakeDisk()
+    disk.make_directory(DIRECTORY)
+    state = [1, 1, 7, ["paused"], {1: 100}]
+    encode = msgspec.msgpack.encode
+    content = frames(
+        encode([1, 0, 512, 42, 9, 2, state]),
+        encode([[KIND], []]),
+        encode([[], [job(1)]]),
+        encode([[], []]),
+    )
+    disk.put(path := DIRECTORY / snapshot_name(42), b"QNSNAP\xff\x02" + content[len(MAGIC) :])
+    found, jobs, _ = loaded(disk, path)
+    assert (found, jobs.claims) == (head(1), {})
+    assert [each.number for each in jobs.order] == [1]
+
+
 def test_a_snapshot_survives_a_power_cut_once_it_is_finished():
     disk = FakeDisk()
     path = written(disk)
@@ -121,7 +156,7 @@ _BAD_KIND = msgspec.msgpack.encode(Piece([NumberedKind(0, KindKey(b"\xc1", "owne
     ("content", "what"),
     [
         (b"", "magic"),
-        (b"QNSNAP\xff\x03", "magic"),
+        (b"QNSNAP\xff\x04", "magic"),
         (b"QNSNAP\xff\x01", "earlier version"),
         (MAGIC, "ends before its last frame"),
         (frames(_END), "no head"),

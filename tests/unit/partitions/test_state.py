@@ -3,6 +3,7 @@
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
 
 from partitions import state as module
@@ -21,6 +22,8 @@ from partitions.events import (
     JobFailed,
     JobForgotten,
     JobLeased,
+    KeyClaimed,
+    KeyFreed,
     LeaseExpired,
     QueuePaused,
 )
@@ -29,6 +32,9 @@ from partitions.messages import (
     Ack,
     AlreadyExists,
     Cancel,
+    Claimed,
+    ClaimKeys,
+    ClaimPage,
     Command,
     Conflict,
     Enqueue,
@@ -38,13 +44,20 @@ from partitions.messages import (
     Extend,
     Extended,
     Fail,
+    FindGone,
     Forget,
+    FreeKeys,
     Get,
+    HeldKey,
     JobNotFound,
+    JobsGone,
     JobView,
+    KeyClaim,
+    KeysHeld,
     Lease,
     LeaseLost,
     LeaseMany,
+    ListClaims,
     Many,
     NothingReady,
     NotRunning,
@@ -57,6 +70,7 @@ from partitions.messages import (
     Sweep,
     Swept,
     Tick,
+    TooLate,
     TooMany,
     ViewQueues,
     WrongPartition,
@@ -65,7 +79,7 @@ from partitions.messages import (
 from partitions.options import Options, encode_options
 from partitions.positions import size_of
 from partitions.retry import Backoff
-from partitions.slots import make_job_id
+from partitions.slots import SLOTS, in_slot, make_claim, make_job_id, slot_of
 from partitions.state import PartitionState, Policy
 from tests.support.driver import enqueue, job_id, snapshot
 
@@ -871,6 +885,136 @@ def test_what_may_be_done_in_bulk(world, state, action, count):
     assert len(world(ViewQueues()).queues[0].counts) == 7
     assert swept(world, "default", state, action)[0] == count
     assert swept(world, "none", state, action)[0] == 0
+
+
+# Idempotency keys whose jobs are elsewhere ----------------------------------------------------
+
+KEY = make_job_id(1, 7, 3)
+ELSEWHERE = 40_000
+OTHERWHERE = 40_001
+HALF = Policy(slots=range(SLOTS // 2))
+
+
+def keyed(job_id: bytes, digest: bytes = b"1" * 16) -> Enqueue:
+    return Enqueue(job_id, b"p", 3, "owner", digest=digest)
+
+
+def held_since(ms: int, now_ms: int, slot: int = ELSEWHERE) -> KeysHeld:
+    return KeysHeld([HeldKey(KEY, make_claim(slot, ms), now_ms - ms)])
+
+
+def test_a_key_is_claimed_for_one_slot_and_again_for_the_same(world):
+    assert world(ClaimKeys([KeyClaim(KEY, ELSEWHERE)])) == Claimed()
+    assert world.events == (KeyClaimed(KEY, ELSEWHERE, NOW),)
+    world.now_ms += 5
+    assert world(ClaimKeys([KeyClaim(KEY, OTHERWHERE)])) == held_since(NOW, NOW + 5)
+    assert world.events == ()
+    assert world(ClaimKeys([KeyClaim(KEY, ELSEWHERE)])) == Claimed()
+    assert world.state.jobs.claims == {KEY: make_claim(ELSEWHERE, NOW + 5)}
+
+
+def test_a_job_without_a_group_is_refused_under_a_claimed_key_alone_and_in_a_batch(world):
+    world(ClaimKeys([KeyClaim(KEY, ELSEWHERE)]))
+    held = held_since(NOW, NOW)
+    assert world(keyed(KEY)) == held
+    both = [enqueue(1), keyed(KEY)]
+    refused = EnqueuedMany(bytes([Submitted.STORED, Submitted.CLAIMED]), held.held)
+    assert world(EnqueueMany(both, check_only=True)) == refused
+    assert world(EnqueueMany(both)) == refused
+    assert not world.state.jobs.by_id
+
+
+def test_a_key_of_a_job_without_a_group_cannot_be_claimed(world):
+    world(keyed(KEY))
+    # Since ever: it is not let go for its age, but for its job's being gone.
+    assert world(ClaimKeys([KeyClaim(KEY, ELSEWHERE)])) == held_since(0, NOW, slot_of(KEY))
+    assert world(FreeKeys([HeldKey(KEY, make_claim(slot_of(KEY), 0))])) == Settled(b"")
+    assert world.events == ()
+
+
+def test_a_group_with_the_slot_of_the_key_stores_under_the_keys_own_id(world):
+    assert world(ClaimKeys([KeyClaim(KEY, slot_of(KEY))])) == Claimed()
+    assert world(EnqueueMany([keyed(KEY)])) == EnqueuedMany(bytes([Submitted.STORED]))
+    assert world(ClaimKeys([KeyClaim(KEY, slot_of(KEY))])) == Claimed()
+    assert world(keyed(KEY)) == Replayed(KEY)
+    assert world(keyed(KEY, b"2" * 16)) == Conflict(KEY)
+
+
+def test_all_keys_of_a_message_are_claimed_or_none():
+    world = World(HALF)
+    other = make_job_id(1, 8, 4)
+    world(ClaimKeys([KeyClaim(KEY, ELSEWHERE)]))
+    for also in (KeyClaim(KEY, OTHERWHERE), KeyClaim(make_job_id(1, 9, SLOTS - 1), 5)):
+        assert not isinstance(world(ClaimKeys([KeyClaim(other, 5), also])), Claimed)
+        assert world.events == ()
+    twice = [KeyClaim(other, 5), KeyClaim(other, 6)]
+    assert world(ClaimKeys(twice)) == WrongPartition(other)
+    assert world(ClaimKeys([KeyClaim(other, 5), KeyClaim(other, 5)])) == Claimed()
+
+
+def test_a_job_and_its_claim_in_one_message_are_one_change(world):
+    job = keyed(in_slot(KEY, ELSEWHERE))
+    claims = [KeyClaim(KEY, ELSEWHERE)]
+    assert world(EnqueueMany([job], claims=claims)) == EnqueuedMany(bytes([Submitted.STORED]))
+    assert [type(event) for event in world.events] == [KeyClaimed, JobEnqueued]
+    assert world(EnqueueMany([job], claims=claims)) == EnqueuedMany(bytes([Submitted.REPLAYED]))
+    assert world.events == ()
+    other = keyed(in_slot(KEY, OTHERWHERE))
+    refused = world(EnqueueMany([other], claims=[KeyClaim(KEY, OTHERWHERE)]))
+    assert refused == held_since(NOW, NOW)
+    assert other.job_id not in world.state.jobs.by_id
+
+
+def test_what_is_refused_for_want_of_room_claims_nothing():
+    world = World(msgspec.structs.replace(POLICY, jobs_max=0))
+    claims = [KeyClaim(KEY, ELSEWHERE)]
+    assert world(EnqueueMany([keyed(in_slot(KEY, ELSEWHERE))], claims=claims)) == TooMany("jobs")
+    assert world.state.jobs.claims == {}
+
+
+def test_a_job_comes_in_time_or_never_by_the_clock_of_the_fronts(world):
+    world.state.clock_raised_ms = 1_000
+    job = keyed(KEY)
+    assert world(EnqueueMany([job], by_ms=NOW - 1_001)) == TooLate()
+    assert world.events == ()
+    assert world(EnqueueMany([job], by_ms=NOW - 1_000)) == EnqueuedMany(bytes([Submitted.STORED]))
+    late = EnqueueMany([job], by_ms=1)
+    assert world(late) == EnqueuedMany(bytes([Submitted.REPLAYED])), "it is there: that is told"
+
+
+def test_a_claim_is_let_go_unless_it_was_made_anew(world):
+    world(ClaimKeys([KeyClaim(KEY, ELSEWHERE)]))
+    old = HeldKey(KEY, make_claim(ELSEWHERE, NOW))
+    world.now_ms += 1
+    world(ClaimKeys([KeyClaim(KEY, ELSEWHERE)]))
+    world(FreeKeys([old]))
+    assert world.events == ()
+    new = HeldKey(KEY, make_claim(ELSEWHERE, NOW + 1), age_ms=99)
+    world(FreeKeys([new, new]))
+    assert world.events == (KeyFreed(KEY),)
+    assert world(keyed(KEY)) == Enqueued(KEY)
+
+
+def test_only_jobs_that_would_be_here_are_gone():
+    world = World(HALF)
+    world(keyed(KEY))
+    missing, foreign = make_job_id(1, 9, 5), make_job_id(1, 9, SLOTS - 1)
+    assert world(FindGone([KEY, missing, foreign])) == JobsGone([missing])
+
+
+def test_claims_are_listed_in_pages_that_go_on(world):
+    keys = [make_job_id(1, number, number) for number in range(5)]
+    world(ClaimKeys([KeyClaim(key, ELSEWHERE) for key in keys]))
+    world.now_ms += 20
+    pages = [world(ListClaims(2)) for _ in range(3)]
+    assert [page.last for page in pages] == [False, False, True]
+    held = [each for page in pages for each in page.held]
+    assert sorted(each.key_id for each in held) == keys
+    assert {each.age_ms for each in held} == {20}
+    assert len(world(ListClaims(2)).held) == 2, "and begin anew"
+    world(FreeKeys(held))
+    assert world(ListClaims(2)) == ClaimPage([], last=False)
+    assert world(ListClaims(2)) == ClaimPage([], last=True)
 
 
 # Replaying ----------------------------------------------------------------------------------

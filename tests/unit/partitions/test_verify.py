@@ -34,22 +34,30 @@ def verified(disk: FakeDisk, *, deep: bool = False) -> PartitionReport:
 # A snapshot holds what the log says ---------------------------------------------------------
 
 
-def rewritten(past: Past, change: Callable[[Job], None] | None, **head: object) -> FakeDisk:
+def rewritten(
+    past: Past,
+    change: Callable[[Job], None] | None,
+    claims: dict[bytes, int] | None = None,
+    **head: object,
+) -> FakeDisk:
     """The newest snapshot written anew with another job in it, or another head."""
     disk = past.damaged()
     path = past.snapshots[-1]
     parts = list(frames(disk, path))
     kinds = [kind for _, piece in parts for kind in piece.kinds]
     jobs = [job for _, piece in parts for job in piece.jobs]
+    claims = claims or {}
     if change is not None:
         change(jobs[len(jobs) // 2])
     old = parts[0][0]
     writer = SnapshotWriter(
         disk,
         DIRECTORY,
-        msgspec.structs.replace(old, state=msgspec.structs.replace(old.state, **head)),
+        msgspec.structs.replace(
+            old, state=msgspec.structs.replace(old.state, claims=len(claims), **head)
+        ),
     )
-    write_pieces(writer, kinds, jobs)
+    write_pieces(writer, kinds, jobs, claims)
     return disk
 
 
@@ -82,8 +90,14 @@ def test_a_job_that_the_log_knows_otherwise_is_found(change):
     report = verified(rewritten(past, change))
     (fault,) = report.faults
     assert fault.file == str(past.snapshots[-1])
-    assert "does not hold what the log says: a job differs" in fault.what
+    assert "does not hold what the log says: a job or a claim differs" in fault.what
     assert "move the snapshot away" in fault.advice
+
+
+def test_a_claim_that_the_log_did_not_make_is_found():
+    past = Past(40, checkpoint_bytes=1_200)
+    (fault,) = verified(rewritten(past, None, claims={bytes(16): 1})).faults
+    assert "claims is 1 in the snapshot and 0 in the log" in fault.what
 
 
 def test_a_lower_lease_token_than_the_log_gave_is_found():
