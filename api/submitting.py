@@ -153,6 +153,9 @@ class Submitting:
         job_id = in_slot(key_id, slot)
         home, client = placement.owner_of(key_id), placement.owner_of(job_id)
         command = placement.command(owner, job, job_id)
+        if not client.serving:
+            # A claim would be made for nothing, and stay for as long as nobody there can say so.
+            return problems.PARTITION_DOWN
         claims = [KeyClaim(key_id, slot)]
         for _ in range(_TRIES):
             store = EnqueueMany([command], claims=claims)

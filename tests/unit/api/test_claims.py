@@ -115,6 +115,18 @@ def test_a_claim_whose_partition_does_not_answer_stays() -> None:
     assert claims(front) == 0
 
 
+def test_nothing_is_claimed_while_the_partition_of_the_group_is_down() -> None:
+    front = Front(3)
+    wanted = [
+        job(b"x", front.key_of(each), group=front.group_of(front.partitions[0]))
+        for each in front.partitions[1:]
+    ]
+    front.partitions[0].lose()
+    assert front.submit(wanted[0]) is problems.PARTITION_DOWN
+    assert front.submit_many(wanted) is problems.PARTITION_DOWN
+    assert claims(front) == 0
+
+
 def test_a_key_and_a_group_of_one_partition_are_one_message() -> None:
     front = Front(2)
     home = front.partitions[1]

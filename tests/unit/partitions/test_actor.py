@@ -228,8 +228,11 @@ async def front(partition):
 # Commit, then reply -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("owes", [False, True])
 @pytest.mark.parametrize("requests", [1, 5 * BATCH_REQUESTS_MAX])
-async def test_others_have_their_turns_however_much_there_is_to_do(requests, partition, front):
+async def test_others_have_their_turns_however_much_there_is_to_do(
+    requests, owes, partition, front
+):
     batches = turns = 0
 
     def at_once() -> list[Mail]:
@@ -252,12 +255,16 @@ async def test_others_have_their_turns_however_much_there_is_to_do(requests, par
                 for mail in mails:
                     partition.send.send_nowait(mail)
 
+    if owes:
+        slow = Front(partition)
+        partition.actor.greet(slow.pipe)
+        slow.pipe.send(bytes(BACKLOG_BYTES_HIGH // 2))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(read)
         await partition.actor.run(partition.receive, at_once)
         nursery.cancel_scope.cancel()
     assert batches >= 200
-    assert turns >= batches // 10
+    assert turns >= (batches if owes else batches // 10)
 
 
 async def test_all_that_waits_is_one_commit_and_is_answered_only_after_it(
