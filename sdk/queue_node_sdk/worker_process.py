@@ -145,7 +145,7 @@ class InProcess:
         )
         try:
             process.start()
-        except BaseException:
+        except BaseException:  # whatever it was, it goes on, and our end has nobody behind it
             ours.close()
             raise
         finally:
