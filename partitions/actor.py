@@ -132,6 +132,9 @@ class _Room(IntEnum):
     ALL = 2
 
 
+_ALL: Final = _Room.ALL  # asked of every request (``job.READY`` says why it is a name)
+
+
 class Actor:
     """The one task that touches a partition's state and log."""
 
@@ -162,7 +165,7 @@ class Actor:
         """Who is to be told that a job is over."""
         self._watched: dict[Pipe, int] = {}
         self._events: list[Event] = []
-        self._room = _Room.ALL
+        self._room = _ALL
         self._said_full = False
         self._short_of_room_ms = 0
         self._spare_bytes = 0
@@ -202,26 +205,24 @@ class Actor:
                 now_ms = self._clock.now_ms()
                 self._note_room(room := self._room_for(batch), now_ms)
                 self._nearly_full = self._watermark is not None and self._watermark.is_low(now_ms)
-                answers = [
-                    [
-                        self._answer(request.command, now_ms, room, mail.pipe)
-                        for request in mail.requests
-                    ]
-                    for mail in batch
-                ]
+                answers: dict[Pipe, list[tuple[Request, Answer]]] = {}
+                for mail in batch:
+                    answers.setdefault(mail.pipe, []).extend(
+                        [
+                            (request, self._answer(request.command, now_ms, room, mail.pipe))
+                            for request in mail.requests
+                        ]
+                    )
                 if self._tick_is_due(now_ms) and room is not _Room.NONE:
                     self._apply(_TICK, now_ms, room)
                 if self._events:
                     self._log.commit(self._events, now_ms)
                 hint = self._hint(now_ms) if self._events else None
-                # Told at the end of each front's replies: who hears of a job that was stored and
-                # asks for one at once is to be sent where it is.
-                last_of = {mail.pipe: mail for mail in batch}
                 if hint is not None:
-                    others = [pipe for pipe in self._pipes if pipe not in last_of]
+                    others = [pipe for pipe in self._pipes if pipe not in answers]
                     self._push(encode_responses([hint]), others)
-                for mail, of_mail in zip(batch, answers, strict=True):
-                    await self._deliver(mail, of_mail, hint if mail is last_of[mail.pipe] else None)
+                for pipe, of_pipe in answers.items():
+                    await self._deliver(pipe, of_pipe, hint)
                 if self._events:
                     self._push_over()
                     self._events.clear()
@@ -296,13 +297,13 @@ class Actor:
         fixed_bytes = RECORD_HEADER_BYTES + DUE_PER_TICK_MAX * _DUE_EVENT_BYTES
         requests_bytes = sum(mail.record_bytes for mail in batch)
         if self._log.reserve(fixed_bytes + requests_bytes):
-            return _Room.ALL
+            return _ALL
         self._spare_bytes = self._log.zeros_bytes - fixed_bytes
         return _Room.RESERVE if self._spare_bytes >= 0 else _Room.NONE
 
     def _note_room(self, room: _Room, now_ms: int) -> None:
         self._room = room
-        if room is not _Room.ALL:
+        if room is not _ALL:
             self._short_of_room_ms = now_ms
             if not self._said_full:
                 self._said_full = True
@@ -322,7 +323,7 @@ class Actor:
         return answer
 
     def _apply(self, command: Command, now_ms: int, room: _Room) -> Answer:
-        if room is not _Room.ALL:
+        if room is not _ALL:
             if room is _Room.NONE and isinstance(command, Look):
                 return self._state.look(command, now_ms)
             if not self._takes_spare(command, room):
@@ -388,10 +389,18 @@ class Actor:
 
     # Giving out ---------------------------------------------------------------------------
 
-    async def _deliver(self, mail: Mail, answers: list[Answer], hint: Response | None) -> None:
+    async def _deliver(
+        self, pipe: Pipe, answers: list[tuple[Request, Answer]], hint: Response | None
+    ) -> None:
+        """All that a front is owed of a batch, in one frame if they are not many bytes.
+
+        A frame for each of its mails woke it for each: 2.6 times a batch with 16 connections.
+        The hint comes last: who hears of a job that was stored and asks for one at once is to be
+        sent where it is.
+        """
         responses: list[Response] = []
         size = 0
-        for request, answer in zip(mail.requests, answers, strict=True):
+        for request, answer in answers:
             read = self._read
             if type(answer) is LeasesGranted:
                 positions = [lease.payload_at for lease in answer.leases if lease.payload_at]
@@ -400,12 +409,12 @@ class Actor:
             responses.append(Response(request.request_id, reply))
             size += text_size
             if size >= FRAME_BYTES_SOFT:
-                await self._send(mail.pipe, responses)
+                await self._send(pipe, responses)
                 responses, size = [], 0
         if hint is not None:
             responses.append(hint)
         if responses:
-            await self._send(mail.pipe, responses)
+            await self._send(pipe, responses)
 
     async def _send(self, pipe: Pipe, responses: list[Response]) -> None:
         pipe.send(encode_responses(responses))

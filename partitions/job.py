@@ -59,7 +59,18 @@ class State(IntEnum):
     CANCELLED = 7
 
 
-FINISHED: Final = (State.ACKED, State.DEAD, State.CANCELLED)
+READY: Final = State.READY
+RUNNING: Final = State.RUNNING
+RETRY: Final = State.RETRY
+ACKED: Final = State.ACKED
+DEAD: Final = State.DEAD
+SCHEDULED: Final = State.SCHEDULED
+CANCELLED: Final = State.CANCELLED
+GONE: Final = State.GONE
+"""The same by names of this module, for what is done to every job: on Python 3.11 ``State.READY``
+takes 60 ns, which is a method's call, and ``READY`` 5; a lease and its ack needed a dozen."""
+
+FINISHED: Final = (ACKED, DEAD, CANCELLED)
 
 
 class Outcome(IntEnum):
@@ -114,7 +125,7 @@ class Job(msgspec.Struct, gc=False, array_like=True):
     """0 once the job is ACKED: nobody will read it again."""
     kind: int
     """Index in the table of kinds."""
-    state: State = State.READY
+    state: State = READY
     due_ms: int = 0
     """RUNNING: when the lease ends. SCHEDULED, RETRY: when it can be leased. Finished: when it
     ended. 0: nothing is due."""
@@ -144,7 +155,7 @@ class Job(msgspec.Struct, gc=False, array_like=True):
     @property
     def is_ready(self) -> bool:
         """Whether it can be leased now, were it alone in its group."""
-        return self.state is State.READY or (self.state is State.RETRY and self.due_ms == 0)
+        return self.state is READY or (self.state is RETRY and self.due_ms == 0)
 
     @property
     def outcome(self) -> Outcome:
@@ -154,7 +165,7 @@ class Job(msgspec.Struct, gc=False, array_like=True):
             return Outcome.EXPIRED
         if at == TTL_OVER_AT:
             return Outcome.TTL_OVER
-        if self.state is State.ACKED:
+        if self.state is ACKED:
             return Outcome.RESULT
         return Outcome.ERROR if at else Outcome.NONE
 

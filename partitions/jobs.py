@@ -51,10 +51,18 @@ from partitions.events import (
     position_in,
 )
 from partitions.job import (
+    ACKED,
+    CANCELLED,
     CREATED_SHIFT,
+    DEAD,
     EMPTY_AT,
     EXPIRED_AT,
     FINISHED,
+    GONE,
+    READY,
+    RETRY,
+    RUNNING,
+    SCHEDULED,
     TTL_OVER_AT,
     Job,
     Run,
@@ -70,7 +78,7 @@ from partitions.timers import Timer, Timers
 _STALE_MIN: Final = 4096
 """Fewer jobs that are gone are left in a queue of finished ones (guess)."""
 
-_DELAYED: Final = (State.SCHEDULED, State.RETRY)
+_DELAYED: Final = (SCHEDULED, RETRY)
 
 _number_of: Final = attrgetter("number")
 _due_of: Final = attrgetter("due_ms")
@@ -143,7 +151,7 @@ class Jobs:
         if job is None:
             return False
         state = job.state
-        if job.due_ms == deadline_ms and state in (State.RUNNING, State.RETRY, State.SCHEDULED):
+        if job.due_ms == deadline_ms and state in (RUNNING, RETRY, SCHEDULED):
             return True
         return job.own is not None and job.own.expires_at_ms == deadline_ms
 
@@ -220,11 +228,11 @@ class Jobs:
         self.last_number, self.last_token = head.last_number, head.last_token
         self.live = LiveTexts(head.live_bytes)
         # Most jobs of a large state wait and are plain: those take few steps of Python each.
-        plain = [job for job in jobs if job.state is State.READY and job.own is None]
+        plain = [job for job in jobs if job.state is READY and job.own is None]
         self._restore_plain(plain)
         if len(plain) < len(jobs):
             for job in jobs:
-                if job.state is not State.READY or job.own is not None:
+                if job.state is not READY or job.own is not None:
                     self._restore_one(job)
         for state, queue in self.finished.items():
             queue.extend(
@@ -278,7 +286,7 @@ class Jobs:
             if count:
                 kind = self.kinds[index]
                 self.kinds.hold(kind, count)
-                kind.queue.counts[State.READY] += count
+                kind.queue.counts[READY] += count
         for (name, priority), jobs in by_line.items():
             if jobs:
                 queue = self.kinds.queues[name]
@@ -304,7 +312,7 @@ class Jobs:
         if own is not None and own.group:
             group = self._group(queue, own.group)
             group.members.append(job)
-            if state is State.RUNNING:
+            if state is RUNNING:
                 group.running = job
         elif job.is_ready:
             self._offer(job, kind)
@@ -343,11 +351,11 @@ class Jobs:
             self.live.keep(event.payload_at)
         counts = kind.queue.counts
         if event.run_at_ms:
-            job.state = State.SCHEDULED
-            counts[State.SCHEDULED] += 1
+            job.state = SCHEDULED
+            counts[SCHEDULED] += 1
             self._start_timer(job, event.run_at_ms)
         else:
-            counts[State.READY] += 1
+            counts[READY] += 1
         own = event.own
         if own is not None:
             job.own = own
@@ -378,8 +386,8 @@ class Jobs:
                 group = queue.groups[own.group]
                 group.offered, group.running = None, job
         queue.counts[job.state] -= 1
-        queue.counts[State.RUNNING] += 1
-        job.state = State.RUNNING
+        queue.counts[RUNNING] += 1
+        job.state = RUNNING
         run = job.run
         if run is None:
             run = job.run = Run()
@@ -393,7 +401,7 @@ class Jobs:
 
     def _on_extended(self, event: LeaseExtended) -> None:
         job = self._change(event.job_id)
-        assert job.state is State.RUNNING, _misfit(event, job)
+        assert job.state is RUNNING, _misfit(event, job)
         self._stop_timer()
         self._start_timer(job, event.lease_until_ms)
         if event.progress:
@@ -401,48 +409,48 @@ class Jobs:
 
     def _on_released(self, event: JobReleased) -> None:
         job = self._change(event.job_id)
-        assert job.state is State.RUNNING, _misfit(event, job)
+        assert job.state is RUNNING, _misfit(event, job)
         self._stop_timer()
         _run_of(job).attempts -= 1
         if event.run_at_ms:
             self._start_timer(job, event.run_at_ms)
-            self._wait(job, State.SCHEDULED)
+            self._wait(job, SCHEDULED)
         else:
             job.due_ms = 0
-            self._wait(job, State.READY)
+            self._wait(job, READY)
 
     def _on_acked(self, event: JobAcked) -> None:
         job = self._change(event.job_id)
-        assert job.state is State.RUNNING, _misfit(event, job)
+        assert job.state is RUNNING, _misfit(event, job)
         self._set_outcome(job, event.result_at)
         if job.payload_at > EMPTY_AT:
             self.live.drop(job.payload_at)
         job.payload_at = 0
         self._stop_timer()
-        self._finish(job, State.ACKED, event.at_ms)
+        self._finish(job, ACKED, event.at_ms)
 
     def _on_failed(self, event: JobFailed) -> None:
         job = self._change(event.job_id)
-        assert job.state is State.RUNNING, _misfit(event, job)
+        assert job.state is RUNNING, _misfit(event, job)
         self._set_outcome(job, event.error_at or EMPTY_AT)
         self._stop_timer()
         if event.retry_at_ms == 0:
-            self._finish(job, State.DEAD, event.at_ms)
+            self._finish(job, DEAD, event.at_ms)
         else:
             self._start_timer(job, event.retry_at_ms)
-            self._wait(job, State.RETRY)
+            self._wait(job, RETRY)
 
     def _on_lease_expired(self, event: LeaseExpired) -> None:
         job = self._change(event.job_id)
-        assert job.state is State.RUNNING, _misfit(event, job)
+        assert job.state is RUNNING, _misfit(event, job)
         self._set_outcome(job, EXPIRED_AT)
         _run_of(job).crashes += 1
         self._stop_timer()
         if event.dead:
-            self._finish(job, State.DEAD, event.at_ms)
+            self._finish(job, DEAD, event.at_ms)
         else:
             job.due_ms = 0
-            self._wait(job, State.RETRY)
+            self._wait(job, RETRY)
 
     def _on_backoff_over(self, event: BackoffOver) -> None:
         job = self._change(event.job_id)
@@ -451,8 +459,8 @@ class Jobs:
         self._stop_timer()
         job.due_ms = 0
         kind = self.kinds[job.kind]
-        if job.state is State.SCHEDULED:
-            self._count(job, kind, State.READY)
+        if job.state is SCHEDULED:
+            self._count(job, kind, READY)
         self._offer(job, kind)
 
     def _on_expired(self, event: JobExpired) -> None:
@@ -461,18 +469,18 @@ class Jobs:
         assert job.own.expires_at_ms, _misfit(event, job)
         self._leave(job)
         self._set_outcome(job, TTL_OVER_AT)
-        self._finish(job, State.DEAD, event.at_ms)
+        self._finish(job, DEAD, event.at_ms)
 
     def _on_cancelled(self, event: JobCancelled) -> None:
         job = self._change(event.job_id)
         assert job.state not in FINISHED, _misfit(event, job)
         self._leave(job)
-        self._finish(job, State.CANCELLED, event.at_ms)
+        self._finish(job, CANCELLED, event.at_ms)
 
     def _on_retried(self, event: JobRetried) -> None:
         # It begins anew as another object: where the old one is still met it is GONE.
         old = self._change(event.job_id)
-        assert old.state in (State.DEAD, State.CANCELLED), _misfit(event, old)
+        assert old.state in (DEAD, CANCELLED), _misfit(event, old)
         kind = self.kinds[old.kind]
         self._set_outcome(old, 0)
         own = old.own
@@ -482,8 +490,8 @@ class Jobs:
         job = Job(old.job_id, old.number, old.payload_at, old.kind, run=run, own=own)
         self._unfinish(old, kind)
         kind.queue.counts[old.state] -= 1
-        kind.queue.counts[State.READY] += 1
-        old.state = State.GONE
+        kind.queue.counts[READY] += 1
+        old.state = GONE
         self.by_id[event.job_id] = job
         self.order.replace(old, job)
         self.unfinished += 1
@@ -493,7 +501,7 @@ class Jobs:
 
     def _on_forgotten(self, event: JobForgotten) -> None:
         job = self._change(event.job_id)
-        assert job.state is not State.RUNNING, _misfit(event, job)
+        assert job.state is not RUNNING, _misfit(event, job)
         kind = self.kinds[job.kind]
         finished = job.state in FINISHED
         if finished:
@@ -507,7 +515,7 @@ class Jobs:
             self.live.drop(job.payload_at)
         self._set_outcome(job, 0)
         kind.queue.counts[job.state] -= 1
-        job.state = State.GONE
+        job.state = GONE
         if not finished and job.own is not None and job.own.group:
             self._leave_group(job, kind)
         self.kinds.let_go(kind, keep=self._cut is not None)
@@ -614,7 +622,7 @@ class Jobs:
     def skip_gone(self, state: State) -> deque[Job]:
         """The queue of finished jobs of that state; its first one, if any, is not GONE."""
         finished = self.finished[state]
-        while finished and finished[0].state is State.GONE:
+        while finished and finished[0].state is GONE:
             finished.popleft()
             self._stale[state] -= 1
         return finished

@@ -45,7 +45,19 @@ from partitions.events import (
     LeaseExtended,
     QueuePaused,
 )
-from partitions.job import EMPTY_AT, FINISHED, Job, Outcome, Own, State
+from partitions.job import (
+    CANCELLED,
+    DEAD,
+    EMPTY_AT,
+    FINISHED,
+    READY,
+    RUNNING,
+    SCHEDULED,
+    Job,
+    Outcome,
+    Own,
+    State,
+)
 from partitions.jobs import Jobs
 from partitions.limits import (
     DUE_PER_TICK_MAX,
@@ -113,8 +125,8 @@ from partitions.views import page, view_of_job, view_of_queue
 
 _FORGET_EVERY_MS: Final = 5_000
 """Finished jobs are forgotten in bunches, so that they do not each cost a commit."""
-_RETRIED: Final = (State.DEAD, State.CANCELLED)
-_GIVEN_BACK: Final = (State.READY, State.SCHEDULED)
+_RETRIED: Final = (DEAD, CANCELLED)
+_GIVEN_BACK: Final = (READY, SCHEDULED)
 """Where a job that was leased before is only by a release, or as new."""
 
 Look = Get | List | ViewQueues | Unwatch | ListClaims | FindGone
@@ -237,7 +249,7 @@ class PartitionState:
         return tuple(events)
 
     def _due(self, job: Job, now_ms: int) -> Event:
-        if job.state is State.RUNNING:
+        if job.state is RUNNING:
             dead = job.attempts >= self.jobs.kind(job).attempts_max
             return LeaseExpired(job.job_id, now_ms, dead)
         if job.own is not None and 0 < job.own.expires_at_ms <= now_ms:
@@ -263,7 +275,7 @@ class PartitionState:
 
     def _retention_ms(self, state: State) -> int:
         policy = self._policy
-        return policy.dead_retention_ms if state is State.DEAD else policy.retention_ms
+        return policy.dead_retention_ms if state is DEAD else policy.retention_ms
 
     # Decisions ----------------------------------------------------------------------------
 
@@ -595,7 +607,7 @@ class PartitionState:
     @staticmethod
     def _holds(job: Job, lease_token: int | None, now_ms: int) -> bool:
         # A lease can be over before its timer was handled, when very many end at once.
-        live = job.state is State.RUNNING and now_ms < job.due_ms
+        live = job.state is RUNNING and now_ms < job.due_ms
         # Tokens only grow, so an older one means that another worker may hold the job by
         # now: a slow worker must not finish somebody else's attempt.
         return live and (lease_token is None or lease_token == job.lease_token)
@@ -610,7 +622,7 @@ class PartitionState:
         event: Event
         match command:
             case Cancel():
-                if job.state is State.CANCELLED:
+                if job.state is CANCELLED:
                     return Applied((), Settled(job_id))
                 allowed, event = job.state not in FINISHED, JobCancelled(job_id, now_ms)
             case Retry():
@@ -636,7 +648,7 @@ class PartitionState:
         up_to = command.up_to_number or jobs.last_number
         queue = jobs.kinds.queues.get(command.queue)
         state = State.__members__.get(command.state)
-        allowed = state in _RETRIED if command.action == "retry" else state is not State.RUNNING
+        allowed = state in _RETRIED if command.action == "retry" else state is not RUNNING
         if queue is None or state is None or not queue.counts[state] or not allowed:
             return Applied((), Swept(0, None, up_to))
         met: list[bytes] = []
@@ -730,9 +742,9 @@ def _not_held(job: Job, command: Ack | Fail | Extend | Release) -> Reply | Settl
     token = command.lease_token
     if token is None:
         return NotRunning(job.job_id, job.state.name)
-    if job.lease_token != token or job.state is State.RUNNING:
+    if job.lease_token != token or job.state is RUNNING:
         return LeaseLost(job.job_id)
-    if job.state is State.CANCELLED:
+    if job.state is CANCELLED:
         return WrongState(job.job_id, job.state.name)
     if job.state in _GIVEN_BACK:
         # What stands at ``outcome_at`` is of the attempt before the one that was released.
