@@ -21,9 +21,11 @@ fifth of the partition's time at most, and half of it while the log is larger th
 live data, and what is dead can only go once it is covered. So as the log comes near to what it may
 take at most (1.5 times the live data and two segments), the share of the partition's time rises to
 nearly all of it, and acks become slower instead of the log larger. Between two batches there are
-then several steps, for ``_BURST_S`` and one step at most. Snapshots come more often, whatever they
-take. And while the log is too large one begins with a new segment, so that what it covers need not
-wait for the next one.
+then several steps, for ``_BURST_S`` and one step at most. The rest of what the work on a batch
+brought stays **owed**: until it is done the actor takes in no more acks, while it goes on with all
+else. So it does not matter whether a hundred jobs are acked at once or ten thousand, or how large
+they are. Snapshots come more often, whatever they take. And while the log is too large one begins
+with a new segment, so that what it covers need not wait for the next one.
 
 ``longest_step_ms`` is what all this costs a client at worst. Everything is synced by the thread
 that calls.
@@ -67,20 +69,27 @@ _DUTY: Final = 4
 """A step of 1 ms is followed by a pause of 4 ms."""
 _DUTY_BEHIND: Final = 1
 """The same, while copying does not keep up."""
-_DUTY_MIN: Final = 1 / 16
+_DUTY_FULL: Final = 1 / 16
 """The same, under full pressure; that is 1 under none."""
+_DUTY_MIN: Final = 1 / 1024
+"""The same, with twice that: half a segment before what is promised."""
 _BURST_S: Final = 0.020
 """Steps in a row, under pressure: the last one begins before that."""
+_OWED_MAX_S: Final = 2.0
+"""Acks wait no longer than that for their turn, whatever the log takes. A front gives a partition
+up that says nothing for 5 s."""
 _SIZE_SHARE: Final = 1.5
 """Sealed segments should not hold more than so many times the live data."""
-_PRESSURE_FROM: Final = 1.0
-_PRESSURE_FULL: Final = 1.5
+_PRESSURE_FROM: Final = 0.9
+_PRESSURE_FULL: Final = 1.3
 """Pressure is 0 with the first of these, 1 with the second: what the log takes above that, in
 segments, with the room for a copy. Two are promised; the rest is for what full pressure lets
-through. A steady load without a backlog stays below the first: it has twice what a checkpoint is
-due after."""
+through, which is less and less up to 2. A steady load without a backlog stays below the first: it
+has twice what a checkpoint is due after."""
 _PRESSURE_DUE: Final = 0.5
 """With more pressure than this, how much a snapshot takes does not matter."""
+_DIED_SHARE: Final = 0.25
+"""With that, one is due after texts of so much of a segment died, however little log that was."""
 _COPY_ROOM: Final = 0.5
 """Of a segment: what copying one takes before it goes."""
 _GROWTH_BYTES_MIN: Final = 24 << 20
@@ -139,6 +148,8 @@ class Checkpoints:
         # has written enough would else never take a snapshot, and its log grow for ever.
         self._appended_at_newest = -record_bytes
         self._appended_at_begin = 0
+        self._died_at_newest = 0
+        self._died_at_begin = 0
         self._writer: SnapshotWriter | None = None
         self._head: SnapshotHead | None = None
         self._snapshot_bytes = 0
@@ -162,7 +173,11 @@ class Checkpoints:
         given up, and no pressure would make them smaller."""
         self._next_ms = 0
         self._began_ms = 0
-        self._rests_since = timer()
+        self._work_since: float | None = None
+        self._work_s = 0.0
+        """The actor's, since the last step."""
+        self._owed_s = 0.0
+        """Of steps, for work that was done under pressure."""
         self.longest_step_ms = 0.0
         """Since the start of the process."""
 
@@ -173,27 +188,46 @@ class Checkpoints:
             return self._next_ms
         return None
 
+    @property
+    def is_owed(self) -> bool:
+        """Whether acks have to wait for what is to be done here."""
+        return self._owed_s > 0 and self.next_step_ms is not None
+
+    def note_work(self) -> None:
+        """The actor begins with a batch: under pressure, what it takes is owed many times over."""
+        self._work_since = self._timer()
+
     def step(self, now_ms: int) -> None:
         """Do a little, if it is time; between commits only.
 
         Raises:
             OSError: the disk failed. The process must end.
         """
+        started = self._timer()
+        if self._work_since is not None:
+            self._work_s += started - self._work_since
+            self._work_since = None
         if now_ms < self._next_ms:
             return
-        started = self._timer()
+        worked_s, self._work_s = self._work_s, 0.0
         if not self._do_something(now_ms):
+            self._owed_s = 0.0
             return
         duty = self._duty_now()
-        # Below 1 a pause is shorter than a step: there are several between two batches.
-        burst_s = min((started - self._rests_since) / duty, _BURST_S) if 0 < duty < 1 else 0.0
+        is_pressed = 0 < duty < _DUTY_BEHIND
+        self._owed_s = min(self._owed_s + worked_s / duty, _OWED_MAX_S) if is_pressed else 0.0
+        burst_s = min(self._owed_s, _BURST_S)
         while (ended := self._timer()) - started < burst_s and now_ms >= self._next_ms:
             if not self._do_something(now_ms):
+                self._owed_s = 0.0
                 break
-        self._rests_since = ended
-        took_ms = (ended - started) * 1000
-        self.longest_step_ms = max(self.longest_step_ms, took_ms)
-        self._next_ms = max(self._next_ms, now_ms + int(took_ms * duty))
+        took_s = ended - started
+        self.longest_step_ms = max(self.longest_step_ms, took_s * 1000)
+        self._owed_s = max(self._owed_s - took_s, 0.0)
+        if self._next_ms > now_ms:
+            self._owed_s = 0.0  # It cannot go on for now.
+        elif not self._owed_s:
+            self._next_ms = now_ms + int(took_s * 1000 * duty)
 
     def finish(self, now_ms: int, within_ms: int) -> bool:
         """On a clean shutdown: a snapshot of all there is, if that can be had in time."""
@@ -228,13 +262,27 @@ class Checkpoints:
 
     def _is_due(self) -> bool:
         growth = self._log.appended_bytes - self._appended_at_newest
-        if growth < self._growth_bytes_min:
+        if not self._is_behind():
+            share = 1 if self._has_garbage() else self._patience
+            return growth >= max(self._growth_bytes_min, share * self._snapshot_bytes)
+        # Only what two snapshots cover can go: they come twice as often, or, before the log takes
+        # more than it may, whatever that costs; and when jobs with large texts went, which is
+        # much to clean after little log.
+        if growth >= max(self._growth_bytes_min, self._snapshot_bytes // 2):
+            return True
+        pressure = self._pressure()
+        if pressure <= _PRESSURE_DUE:
             return False
-        if self._is_behind():
-            # Only what two snapshots cover can go: they come twice as often, or, before the log
-            # takes more than it may, whatever that costs.
-            return growth >= self._snapshot_bytes // 2 or self._pressure() > _PRESSURE_DUE
-        return growth >= self._snapshot_bytes * (1 if self._has_garbage() else self._patience)
+        costs = 0 if pressure >= 1 else self._snapshot_bytes
+        died_bytes = self._died_bytes - self._died_at_newest
+        return growth >= self._growth_bytes_min or died_bytes >= max(
+            _DIED_SHARE * self._log.segment_bytes, costs
+        )
+
+    @property
+    def _died_bytes(self) -> int:
+        """Texts that jobs ceased to need; not those that were copied."""
+        return self._jobs.live.dropped_bytes - self._moved_bytes
 
     def _is_overdue(self) -> bool:
         """Whether a snapshot goes before copying: it may be what copying needs next."""
@@ -245,7 +293,7 @@ class Checkpoints:
         return self._log.sealed_bytes > _SIZE_SHARE * self._jobs.live.total_bytes
 
     def _pressure(self) -> float:
-        """How near the log is to what it may take at most, from 0 to 1."""
+        """How near the log is to what it may take at most: from 0 to 1, and to 2 beyond that."""
         cost = self._copied_bytes / self._moved_bytes
         share = max(_SIZE_SHARE, cost / _COPY_SHARE_MAX)
         live_bytes, segment_bytes = self._jobs.live.total_bytes, self._log.segment_bytes
@@ -254,11 +302,14 @@ class Checkpoints:
         used_bytes = self._log.used_bytes - sum(self._stuck.values())
         excess = (used_bytes + copy_bytes - share * live_bytes) / segment_bytes
         pressure = (excess - _PRESSURE_FROM) / (_PRESSURE_FULL - _PRESSURE_FROM)
-        return min(max(pressure, 0.0), 1.0)
+        return min(max(pressure, 0.0), 2.0)
 
     def _duty_now(self) -> float:
-        if pressure := self._pressure():
-            return min(self._duty, max(_DUTY_BEHIND * (1 - pressure), _DUTY_MIN))
+        pressure = self._pressure()
+        if pressure > 1:
+            return max(_DUTY_FULL * (2 - pressure), _DUTY_MIN)
+        if pressure:
+            return min(self._duty, max(_DUTY_BEHIND * (1 - pressure), _DUTY_FULL))
         return min(self._duty, _DUTY_BEHIND) if self._is_behind() else self._duty
 
     def _has_garbage(self) -> bool:
@@ -334,6 +385,7 @@ class Checkpoints:
         )
         self._head, self._began_ms = head, now_ms
         self._appended_at_begin = self._log.appended_bytes
+        self._died_at_begin = self._died_bytes
         self._writer = SnapshotWriter(self._disk, self._directory, head)
 
     def _write_some(self, now_ms: int) -> None:
@@ -358,6 +410,7 @@ class Checkpoints:
         self._bad_lsns.discard(self._head.lsn)  # the good one took its name
         # Only now: one that was abandoned is due again.
         self._appended_at_newest = self._appended_at_begin
+        self._died_at_newest = self._died_at_begin
         self._prune_snapshots()
         self._retire()
         self._choose_victim()

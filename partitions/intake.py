@@ -16,9 +16,9 @@ from typing import Final
 import msgspec
 import trio
 
-from partitions.actor import Mail
 from partitions.errors import PipeError
 from partitions.limits import MAILBOX_MAILS_MAX
+from partitions.mail import Mail
 from partitions.messages import decode_requests
 from partitions.pipe import Pipe
 

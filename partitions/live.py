@@ -12,6 +12,8 @@ class LiveTexts:
         self.by_segment: dict[int, int] = dict(by_segment or {})
         """``{segment: bytes}``, never 0; a text counts as ``positions.size_of`` says."""
         self.total_bytes = sum(self.by_segment.values())
+        self.dropped_bytes = 0
+        """Of all texts that ceased to be needed here, those that have a copy elsewhere too."""
 
     def keep(self, position: int) -> None:
         """The text there is needed from now on."""
@@ -23,6 +25,7 @@ class LiveTexts:
         """The text there is needed no more."""
         segment, size = segment_and_size_of(position)
         self.total_bytes -= size
+        self.dropped_bytes += size
         left = self.by_segment[segment] - size
         if left:
             self.by_segment[segment] = left

@@ -35,6 +35,20 @@ def add_arguments(modes: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="N",
         help="storage: so many wait (default: %(default)s; 5000000 take 2 minutes and 2.5 GB)",
     )
+    parser.add_argument(
+        "--acks",
+        type=int,
+        default=storage.ACKS,
+        metavar="N",
+        help="storage: so many are acked at once (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--payload-bytes",
+        type=int,
+        default=storage.PAYLOAD_BYTES,
+        metavar="N",
+        help="storage: of each job (default: %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="the figures as JSON")
 
 
@@ -44,12 +58,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.part in _ON_DISK and not directory.is_dir():
         print(f"queue-node bench: --dir: {str(directory)!r} is not a directory", file=sys.stderr)
         return 2
-    if arguments.jobs < 1:
-        print("queue-node bench: --jobs: must be at least 1", file=sys.stderr)
-        return 2
+    for option in ("jobs", "acks", "payload_bytes"):
+        if getattr(arguments, option) < 1:
+            name = option.replace("_", "-")
+            print(f"queue-node bench: --{name}: must be at least 1", file=sys.stderr)
+            return 2
     facts = environment.describe(directory if arguments.part in _ON_DISK else None)
     try:
-        figures = _measure(arguments.part, directory, arguments.jobs)
+        figures = _measure(arguments, directory)
     except BenchError as error:
         print(f"queue-node bench: {error}", file=sys.stderr)
         return 1
@@ -57,8 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(part: str, directory: Path, jobs: int) -> list[Figure]:
-    match part:
+def _measure(arguments: argparse.Namespace, directory: Path) -> list[Figure]:
+    match arguments.part:
         case "state":
             return state.measure()
         case "codec":
@@ -66,8 +82,10 @@ def _measure(part: str, directory: Path, jobs: int) -> list[Figure]:
         case "log":
             return log.measure(directory)
         case _:
-            with Console(stderr=True).status(f"filling and starting a log of {jobs:,} jobs ..."):
-                return storage.measure(directory, jobs)
+            load = storage.Load(arguments.jobs, arguments.acks, arguments.payload_bytes)
+            filling = f"filling and starting a log of {load.jobs:,} jobs ..."
+            with Console(stderr=True).status(filling):
+                return storage.measure(directory, load)
 
 
 def _print(

@@ -37,10 +37,20 @@ if TYPE_CHECKING:
     from partitions.events import Event
 
 JOBS: Final = 1_000_000
-_PAYLOAD_BYTES: Final = 256
+ACKS: Final = 100
+PAYLOAD_BYTES: Final = 256
 _BATCH: Final = 100
 _NOW_MS: Final = 1_700_000_000_000
 _IDENTITY: Final = Identity(0, 0, SLOTS)
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What is measured."""
+
+    jobs: int = JOBS
+    acks: int = ACKS
+    """In one batch, as one call would bring them."""
+    payload_bytes: int = PAYLOAD_BYTES
 
 
 class Phase(msgspec.Struct, frozen=True):
@@ -55,7 +65,7 @@ class Phase(msgspec.Struct, frozen=True):
     """Most that the disk held above 1.5 times the live data, in segments."""
 
 
-def measure(parent: Path, jobs: int = JOBS) -> list[Figure]:
+def measure(parent: Path, load: Load) -> list[Figure]:
     """Fill, start from the log, take a snapshot, start from it, ack all; below ``parent``.
 
     Raises:
@@ -63,7 +73,7 @@ def measure(parent: Path, jobs: int = JOBS) -> list[Figure]:
     """
     with tempfile.TemporaryDirectory(prefix="queue-node-micro-", dir=parent) as directory:
         filled, from_log, shot, from_snapshot, drained = (
-            _in_a_process(phase, directory, jobs)
+            _in_a_process(phase, directory, load)
             for phase in ("fill", "start", "snapshot", "start", "drain")
         )
     return [
@@ -71,14 +81,14 @@ def measure(parent: Path, jobs: int = JOBS) -> list[Figure]:
         _figure("start from the log alone", from_log),
         Figure(
             "snapshot",
-            jobs / shot.seconds,
+            load.jobs / shot.seconds,
             f"{shot.seconds:.2f} s in all, longest step {shot.longest_step_ms:.1f} ms,"
-            f" {shot.snapshot_bytes / jobs:.0f} bytes a job",
+            f" {shot.snapshot_bytes / load.jobs:.0f} bytes a job",
         ),
         _figure("start from the snapshot", from_snapshot),
         Figure(
-            "lease and ack in random order",
-            jobs / drained.seconds,
+            f"lease and ack in random order, {load.acks:,} acks at once",
+            load.jobs / drained.seconds,
             f"longest step {drained.longest_step_ms:.1f} ms; at most 1.5 x live data"
             f" + {drained.excess_segments:.1f} segments of log",
         ),
@@ -90,18 +100,19 @@ def _figure(what: str, phase: Phase) -> Figure:
     return Figure(f"{what}, {phase.jobs:,} jobs", phase.jobs / phase.seconds, note)
 
 
-def _in_a_process(phase: str, directory: str, jobs: int) -> Phase:
-    command = [sys.executable, "-m", "bench.micro.storage", phase, directory, str(jobs)]
+def _in_a_process(phase: str, directory: str, load: Load) -> Phase:
+    described = msgspec.json.encode(load).decode()
+    command = [sys.executable, "-m", "bench.micro.storage", phase, directory, described]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if done.returncode != 0:
         raise BenchError(f"the process of the phase {phase!r} ended with {done.returncode}")
     seen = msgspec.json.decode(done.stdout, type=Phase)
-    if seen.jobs != jobs:
-        raise BenchError(f"phase {phase!r}: {seen.jobs} jobs are there, not {jobs}")
+    if seen.jobs != load.jobs:
+        raise BenchError(f"phase {phase!r}: {seen.jobs} jobs are there, not {load.jobs}")
     return seen
 
 
-def _run(phase: str, directory: Path, jobs: int) -> Phase:
+def _run(phase: str, directory: Path, load: Load) -> Phase:
     # As in a partition: what recovery makes has no cycles.
     gc.disable()
     disk, state = RealDisk(), PartitionState()
@@ -110,7 +121,7 @@ def _run(phase: str, directory: Path, jobs: int) -> Phase:
     give_back()  # as a partition does
     snapshot_bytes, longest_step_ms, excess_segments = 0, 0.0, 0.0
     if phase == "fill":
-        _fill(state, found.log, jobs)
+        _fill(state, found.log, load)
     elif phase == "snapshot":
         # Due at once, however small the log is.
         checkpoints = Checkpoints(
@@ -132,7 +143,7 @@ def _run(phase: str, directory: Path, jobs: int) -> Phase:
         checkpoints = Checkpoints(
             disk, directory, _IDENTITY, state.jobs, found.log, record_bytes=found.record_bytes
         )
-        excess_segments = _drain(state, found.log, checkpoints, directory)
+        excess_segments = _drain(state, found.log, checkpoints, directory, load.acks)
         longest_step_ms = checkpoints.longest_step_ms
     seconds = time.perf_counter() - started
     memory = _resident_bytes() - memory_before
@@ -140,14 +151,14 @@ def _run(phase: str, directory: Path, jobs: int) -> Phase:
     return Phase(len(state), seconds, memory, snapshot_bytes, longest_step_ms, excess_segments)
 
 
-def _fill(state: PartitionState, log: Log, jobs: int) -> None:
+def _fill(state: PartitionState, log: Log, load: Load) -> None:
     draw = random.Random(1)
-    payload = draw.randbytes(_PAYLOAD_BYTES)
-    size = _BATCH * (_PAYLOAD_BYTES + EVENT_BYTES_MAX)
-    for first in range(0, jobs, _BATCH):
+    payload = draw.randbytes(load.payload_bytes)
+    size = _BATCH * (load.payload_bytes + EVENT_BYTES_MAX)
+    for first in range(0, load.jobs, _BATCH):
         now_ms = _NOW_MS + first // _BATCH
         events: list[Event] = []
-        for _ in range(min(_BATCH, jobs - first)):
+        for _ in range(min(_BATCH, load.jobs - first)):
             job_id = make_job_id(now_ms, draw.getrandbits(58), draw.randrange(SLOTS))
             command = Enqueue(job_id, payload, 3, "owner")
             events += state.apply(command, now_ms, log.put).events
@@ -156,7 +167,9 @@ def _fill(state: PartitionState, log: Log, jobs: int) -> None:
         log.make_room(now_ms)
 
 
-def _drain(state: PartitionState, log: Log, checkpoints: Checkpoints, directory: Path) -> float:
+def _drain(
+    state: PartitionState, log: Log, checkpoints: Checkpoints, directory: Path, at_once: int
+) -> float:
     """Lease every job, ack all in random order; the most log above 1.5 times the live data."""
     jobs = len(state)
     leases: list[LeaseGranted] = []
@@ -164,12 +177,16 @@ def _drain(state: PartitionState, log: Log, checkpoints: Checkpoints, directory:
         _commit(state, log, checkpoints, [Lease(1 << 40)] * _BATCH, leases)
     random.Random(1).shuffle(leases)
     most_bytes = 0.0
-    for first in range(0, jobs, _BATCH):
+    look_at = 0
+    for first in range(0, jobs, at_once):
+        while checkpoints.is_owed:
+            _go_on(log, checkpoints)
         acks: list[Command] = [
-            Ack(each.job_id, each.lease_token, None) for each in leases[first : first + _BATCH]
+            Ack(each.job_id, each.lease_token, None) for each in leases[first : first + at_once]
         ]
         _commit(state, log, checkpoints, acks, [])
-        if first % (100 * _BATCH) == 0:
+        if first >= look_at:
+            look_at = first + 10_000
             used = sum(path.stat().st_size for path in directory.glob("*.seg"))
             most_bytes = max(most_bytes, used - 1.5 * state.jobs.live.total_bytes)
     return most_bytes / SEGMENT_BYTES
@@ -183,7 +200,8 @@ def _commit(
     granted: list[LeaseGranted],
 ) -> None:
     """One batch, and what an actor does after it."""
-    now_ms = _NOW_MS + time.monotonic_ns() // 1_000_000
+    checkpoints.note_work()
+    now_ms = _now_ms()
     applied = [state.apply(command, now_ms, log.put) for command in commands]
     events: list[Event] = []
     for each in applied:
@@ -192,8 +210,17 @@ def _commit(
             granted.append(each.reply)
     assert log.reserve(len(commands) * EVENT_BYTES_MAX, keep_bytes=RESERVE_BYTES), "disk full"
     log.commit(events, now_ms)
+    _go_on(log, checkpoints)
+
+
+def _go_on(log: Log, checkpoints: Checkpoints) -> None:
+    now_ms = _now_ms()
     log.make_room(now_ms)
     checkpoints.step(now_ms)
+
+
+def _now_ms() -> int:
+    return _NOW_MS + time.monotonic_ns() // 1_000_000
 
 
 def _resident_bytes() -> int:
@@ -203,5 +230,7 @@ def _resident_bytes() -> int:
 
 if __name__ == "__main__":
     sys.stdout.buffer.write(
-        msgspec.json.encode(_run(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))
+        msgspec.json.encode(
+            _run(sys.argv[1], Path(sys.argv[2]), msgspec.json.decode(sys.argv[3], type=Load))
+        )
     )

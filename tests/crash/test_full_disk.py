@@ -16,9 +16,10 @@ from api.partition_client import PartitionClient
 from partitions import actor as actor_module
 from partitions import process as process_module
 from partitions import state as state_module
-from partitions.actor import Actor, Mail
+from partitions.actor import Actor
 from partitions.checkpoint import Checkpoints
 from partitions.log import Sizes
+from partitions.mail import Mail
 from partitions.messages import (
     PUSH_ID,
     Ack,

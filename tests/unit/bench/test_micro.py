@@ -48,13 +48,13 @@ def test_commits_are_measured_on_a_log_of_their_own(tmp_path):
 
 
 def test_starts_are_measured_with_and_without_a_snapshot_which_is_really_taken(tmp_path):
-    figures = storage.measure(tmp_path, jobs=250)
+    figures = storage.measure(tmp_path, storage.Load(jobs=250, acks=30))
     assert [figure.what for figure in figures] == [
         "submit, in batches of 100, synced, 250 jobs",
         "start from the log alone, 250 jobs",
         "snapshot",
         "start from the snapshot, 250 jobs",
-        "lease and ack in random order",
+        "lease and ack in random order, 30 acks at once",
     ]
     snapshot_bytes = int(figures[2].note.rpartition(", ")[2].split()[0])
     assert snapshot_bytes >= 40

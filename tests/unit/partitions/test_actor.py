@@ -13,7 +13,8 @@ import trio
 import trio.testing
 
 from partitions import actor as module
-from partitions.actor import Actor, Mail
+from partitions.actor import Actor
+from partitions.checkpoint import Checkpoints
 from partitions.limits import (
     BATCH_BYTES_MAX,
     BATCH_REQUESTS_MAX,
@@ -23,6 +24,7 @@ from partitions.limits import (
     WORKER_CHARS_MAX,
 )
 from partitions.log import Sizes, segment_name
+from partitions.mail import Mail
 from partitions.messages import (
     NUMBER_SHIFT,
     PUSH_ID,
@@ -181,14 +183,22 @@ class Front:
 class Partition:
     """An actor on a fake disk, with fronts."""
 
-    def __init__(self, disk: Journal, sleep_ms_max: int = 5_000) -> None:
+    def __init__(
+        self, disk: Journal, sleep_ms_max: int = 5_000, checkpoints: Checkpoints | None = None
+    ) -> None:
         self.disk = disk
         disk.make_directory(DIRECTORY)
         self.state = PartitionState(Policy(retention_ms=60_000))
         self.log = recover(disk, DIRECTORY, IDENTITY, self.state, SIZES).log
         self.clock = TrioClock()
         self.actor = Actor(
-            self.state, self.log, self.clock, sleep_ms_max=sleep_ms_max, partition=3, partitions=8
+            self.state,
+            self.log,
+            self.clock,
+            sleep_ms_max=sleep_ms_max,
+            partition=3,
+            partitions=8,
+            checkpoints=checkpoints,
         )
         self.send, self.receive = trio.open_memory_channel[Mail](64)
         self.fronts: list[Front] = []

@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from partitions.actor import Actor, Mail
+from partitions.actor import Actor
 from partitions.log import Sizes
+from partitions.mail import Mail
 from partitions.messages import (
     PUSH_ID,
     Command,

@@ -8,10 +8,10 @@ import pytest
 import trio
 import trio.testing
 
-from partitions.actor import Mail
 from partitions.framing import frame
 from partitions.intake import Intake
 from partitions.limits import FRAME_BYTES_MAX
+from partitions.mail import Mail
 from partitions.messages import Get, Request, encode_requests
 from partitions.pipe import Pipe
 
