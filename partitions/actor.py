@@ -36,6 +36,7 @@ from partitions.limits import (
     BATCH_REQUESTS_MAX,
     DUE_PER_TICK_MAX,
     FRAME_BYTES_SOFT,
+    FREED_BYTES_MAX,
     WATCHED_JOBS_MAX,
 )
 from partitions.log import Log
@@ -96,6 +97,8 @@ _IN_A_ROW_MAX: Final = 8
 """Batches without a turn for other tasks: fronts that connect wait for theirs. One, while there are
 replies that a socket did not take: with Linux's default buffers (``wmem_max``) 7 MiB of them came
 in 4.8 s, and come in 0.4, where 20 ms of cleaning follow each batch (``checkpoint``)."""
+_FEW_ACKS_BYTES: Final = 16 << 10
+"""Of a record: a mail of less has no more than some 150 acks, and goes into a batch as it is."""
 _STUCK_FRONT_S: Final = 5.0
 """A front that takes nothing for so long is cut off; it reconnects when it is well again."""
 
@@ -223,10 +226,7 @@ class Actor:
         elif self._waiting:
             self._in_a_row = 0
             await trio.lowlevel.checkpoint()
-        batch: list[Mail] = []
-        if self._acks and not self._acks_wait:
-            # One, and then cleaning is asked again.
-            batch.append(self._acks.next())
+        batch = self._acks_to_take()
         if self._acks.is_full and not batch:
             self._in_a_row = 0
             await trio.sleep(self._sleep_s())
@@ -239,7 +239,7 @@ class Actor:
                     if not self._acks:
                         return None
                     self._is_ending = True
-        part_acks = self._acks_wait or bool(self._acks)
+        waited = self._acks_wait or bool(self._acks)
         requests = sum([len(mail.requests) for mail in batch])
         size = sum([mail.record_bytes for mail in batch])
         while requests < BATCH_REQUESTS_MAX and size < BATCH_BYTES_MAX and not self._acks.is_full:
@@ -249,13 +249,22 @@ class Actor:
                 except (trio.WouldBlock, trio.EndOfChannel):
                     break
             mail: Mail | None = self._waiting.popleft()
-            if mail is not None and part_acks:
+            if mail is not None and (waited or mail.record_bytes > _FEW_ACKS_BYTES):
                 mail = self._acks.keep(mail)
             if mail is not None:
                 batch.append(mail)
                 requests += len(mail.requests)
                 size += mail.record_bytes
+        if self._acks and not waited:
+            batch += self._acks_to_take()
         return batch
+
+    def _acks_to_take(self) -> list[Mail]:
+        """Those that need not wait longer."""
+        if not self._acks or self._acks_wait:
+            return []
+        jobs = self._state.jobs
+        return self._acks.take(FREED_BYTES_MAX * jobs.unfinished // max(jobs.live.total_bytes, 1))
 
     @property
     def _acks_wait(self) -> bool:

@@ -36,6 +36,10 @@ LOCK_WAIT_S: Final = 15.0
 IN_FLIGHT_BYTES_MAX: Final = 64 << 20
 """Texts of one front in flight to one partition; more are refused with 503."""
 
+FREED_BYTES_MAX: Final = 4 << 20
+"""Texts that the acks of one batch free, or one call's if that is more: a sixteenth of a segment.
+Estimated by what the texts of a job take on average."""
+
 HELD_BYTES_MAX: Final = 8 << 20
 """Acks that wait for cleaning, as bytes of a record: some 75,000. With more of them a partition
 takes in nothing else until there are fewer."""

@@ -1,7 +1,6 @@
 """What fronts ask for, as the actor takes it in; and acks that wait for their turn."""
 
 from collections import deque
-from typing import Final
 
 import msgspec
 
@@ -9,8 +8,6 @@ from partitions.costs import record_bytes
 from partitions.limits import BATCH_BYTES_MAX, HELD_BYTES_MAX
 from partitions.messages import Ack, Command, Forget, Many, Request, Sweep
 from partitions.pipe import Pipe
-
-_FREEING: Final = (Ack, Forget, Sweep)
 
 
 class Mail(msgspec.Struct, frozen=True, gc=False):
@@ -36,26 +33,23 @@ class Mail(msgspec.Struct, frozen=True, gc=False):
                 size = 0
             mails[-1].requests.append(request)
             size += cost
-        return [Mail._made(pipe, mail.requests) for mail in mails]
+        return [Mail.made(pipe, mail.requests) for mail in mails]
 
     @staticmethod
-    def _made(pipe: Pipe, requests: list[Request]) -> "Mail":
+    def made(pipe: Pipe, requests: list[Request]) -> "Mail":
+        """The mail that holds these."""
         return Mail(pipe, requests, sum([record_bytes(each.command) for each in requests]))
-
-    def parted(self) -> tuple["Mail | None", "Mail | None"]:
-        """What frees no text, and what may; None where there is nothing."""
-        freeing = [each for each in self.requests if _may_free(each.command)]
-        if not freeing:
-            return self, None
-        rest = [each for each in self.requests if not _may_free(each.command)]
-        return (self._made(self.pipe, rest) if rest else None), self._made(self.pipe, freeing)
 
 
 class WaitingAcks:
-    """Acks, and whatever else frees texts, that wait for cleaning (``checkpoint``): in order."""
+    """Acks, and whatever else frees texts, on their way into a batch: in order of arrival.
+
+    They wait here while cleaning is owed (``checkpoint``), and a batch takes only some of them.
+    """
 
     def __init__(self) -> None:
-        self._mails: deque[Mail] = deque()
+        self._mails: deque[tuple[Mail, int]] = deque()
+        """With how many jobs each may end."""
         self._bytes = 0
 
     def __bool__(self) -> bool:
@@ -68,20 +62,39 @@ class WaitingAcks:
 
     def keep(self, mail: Mail) -> Mail | None:
         """Keep what frees texts; the rest, which need not wait."""
-        rest, freeing = mail.parted()
-        if freeing is not None:
-            self._mails.append(freeing)
-            self._bytes += freeing.record_bytes
-        return rest
+        rest = [each for each in mail.requests if not _ends(each.command)]
+        if len(rest) == len(mail.requests):
+            return mail
+        few: list[Request] = []
+        for request in mail.requests:
+            if (ends := _ends(request.command)) == 1:
+                few.append(request)
+            elif ends:
+                self._add(mail.pipe, [request], ends)
+        if few:
+            self._add(mail.pipe, few, len(few))
+        return Mail.made(mail.pipe, rest) if rest else None
 
-    def next(self) -> Mail:
-        """The first, which waits no longer."""
-        mail = self._mails.popleft()
-        self._bytes -= mail.record_bytes
-        return mail
+    def take(self, jobs: int) -> list[Mail]:
+        """The first ones, which end so many jobs or a few more; at least one, if there is one."""
+        mails: list[Mail] = []
+        while self._mails and (jobs > 0 or not mails):
+            mail, ends = self._mails.popleft()
+            self._bytes -= mail.record_bytes
+            jobs -= ends
+            mails.append(mail)
+        return mails
+
+    def _add(self, pipe: Pipe, requests: list[Request], ends: int) -> None:
+        mail = Mail.made(pipe, requests)
+        self._mails.append((mail, ends))
+        self._bytes += mail.record_bytes
 
 
-def _may_free(command: Command) -> bool:
+def _ends(command: Command) -> int:
+    """How many jobs may have no texts any more after this."""
     if type(command) is Many:
-        return any(type(each) is Ack for each in command.commands)
-    return type(command) in _FREEING
+        return len(command.commands) if any(type(each) is Ack for each in command.commands) else 0
+    if type(command) is Sweep:
+        return command.scan
+    return 1 if type(command) in (Ack, Forget) else 0

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 import trio
 
+from partitions import actor
 from partitions import mail as module
 from partitions.messages import (
     Ack,
@@ -154,9 +155,10 @@ async def test_a_frame_is_parted_and_its_acks_come_later(
         assert await front.replies([acked]) == [Settled(job_id(1))]
 
 
-async def test_they_go_on_one_frame_at_a_time_in_order_with_a_look_at_cleaning_between(
-    autojump_clock, partition, front, cleaning, disk
+async def test_they_go_on_some_at_a_time_in_order_with_a_look_at_cleaning_between(
+    autojump_clock, partition, front, cleaning, disk, monkeypatch
 ):
+    monkeypatch.setattr(actor, "FREED_BYTES_MAX", 1)
     async with partition.running():
         tokens = await leased(front, 1, 2, 3)
         cleaning.is_owed = True
@@ -228,3 +230,36 @@ async def test_a_sweep_that_waited_goes_on(autojump_clock, partition, front, cle
         [swept] = await front.replies(waiting)
     assert isinstance(swept, Swept)
     assert not jobs_of(partition.state)
+
+
+async def test_calls_that_free_much_share_no_batch_even_when_nothing_is_owed(
+    autojump_clock, partition, front, disk, monkeypatch
+):
+    async with partition.running():
+        await front.ask(*(enqueue(index) for index in range(1_000)))
+        job_bytes = partition.state.jobs.live.total_bytes // 1_000
+        monkeypatch.setattr(actor, "FREED_BYTES_MAX", 300 * job_bytes)
+        granted = []
+        for _ in range(4):
+            [many] = await front.ask(LeaseMany(Lease(60_000), 200))
+            assert isinstance(many, LeasedMany)
+            granted.append(many.jobs)
+        disk.lines.clear()
+        calls = [
+            Many([Ack(each.job_id, each.lease_token, None) for each in jobs]) for jobs in granted
+        ]
+        waiting = front.mail(*calls, Get(job_id(0)))
+        *acked, _ = await front.replies(waiting)
+        assert [len(each.replies) for each in acked if isinstance(each, Replies)] == [200] * 4
+        assert disk.lines.count("sync") == 2, "two calls each: 200 are less than 300"
+
+
+async def test_a_frame_with_few_acks_goes_into_a_batch_as_it_is(
+    autojump_clock, partition, front, disk, monkeypatch
+):
+    monkeypatch.setattr(actor, "FREED_BYTES_MAX", 1)
+    async with partition.running():
+        tokens = await leased(front, 1, 2, 3)
+        disk.lines.clear()
+        await front.ask(*(ack(index, token) for index, token in enumerate(tokens, start=1)))
+        assert disk.lines.count("sync") == 1
