@@ -71,7 +71,6 @@ class Submitting:
                 if partition == GROUP:
                     wait_until(lambda: self.times_claimed > 0, what="the claim")
                     self.ask_past(partition)
-            assert not parked.is_answered
             yield parked
 
     def ask_past(self, partition: int) -> None:
