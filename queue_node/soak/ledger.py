@@ -88,7 +88,13 @@ class Counts:
     """What came of everything so far."""
 
     accepted: int = 0
-    """Submits that were answered with 201."""
+    """Submits that were answered with 201, or under a key with 200."""
+    keyed: int = 0
+    """Jobs with an idempotency key and a group whose submits had an answer."""
+    replayed: int = 0
+    """Submits under a key that were answered with 200."""
+    conflicts: int = 0
+    """Other bodies under the key of a job that were answered with 422."""
     full: int = 0
     """Submits that were answered with 507."""
     finished: int = 0
@@ -145,7 +151,7 @@ class Ledger:
         self._doubts[key_of(payload)] = _Doubt(submit, len(payload.encode()), now_ms)
 
     def submitted(self, key: str, job_id: str, now_ms: int) -> None:
-        """It was answered with 201."""
+        """It was answered with 201, or under a key with 200."""
         self.counts.accepted += 1
         doubt = self._doubts.get(key)
         if doubt is None:
@@ -159,6 +165,12 @@ class Ledger:
             del self._doubts[key]
             return
         self._settle_doubt(key, job_id, now_ms)
+
+    def replayed(self, key: str, job_id: str, answered_id: str) -> None:
+        """It was sent again under its key, after it had become a job, and answered with 200."""
+        self.counts.replayed += 1
+        if answered_id != job_id:
+            self._note(Kind.DOUBLED, job_id, f"its key {key} was answered with {answered_id}")
 
     def not_submitted(self, key: str) -> None:
         """It was refused for certain: no job may come of it."""

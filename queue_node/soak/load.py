@@ -10,7 +10,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,6 +35,15 @@ _LATE: Final = 0.02
 _RESENT: Final = 0.05
 """Shares of the leases: the attempt fails; the worker dies; it reports when the lease ends,
 plus or minus a fifth; it sends its ack again. The rest is acked."""
+
+_KEYED: Final = 0.25
+"""Share of the submits that have an idempotency key and a group."""
+_REUSED: Final = 0.2
+"""Share of those whose key is used again, for the same body and for others."""
+_GROUPS: Final = 100
+_SENT_AGAIN_WITHIN_S: Final = 8.0
+"""From the first use of a key to the last. No longer: once the job is forgotten the key makes
+another one, and a message may lie with stopped processes for a while."""
 
 _SIZES: Final = (0, 10, 300, 300, 1_000, 5_000)
 _LARGE_BYTES: Final = 100_000
@@ -210,19 +219,73 @@ class Load:
     def _submit_one(self, caller: Caller, draws: random.Random, key: str) -> None:
         payload = _text(key, draws)
         max_retries = draws.randint(0, 6)
+        body: dict[str, object] = {"payload": payload, "max_retries": max_retries}
         with self._lock:
             self._ledger.submitting(payload, max_retries, wall_ms())
-        answer = caller.call("POST", "/jobs", {"payload": payload, "max_retries": max_retries})
+        if draws.random() < _KEYED:
+            body |= {"idempotency_key": key, "group": f"g{draws.randrange(_GROUPS)}"}
+            self._submit_keyed(caller, draws, key, body)
+            return
+        answer = caller.call("POST", "/jobs", body)
+        self._note_submit(key, answer, (201,))
+        if answer.status != 201:
+            time.sleep(_PAUSE_S)
+
+    def _note_submit(self, key: str, answer: Answer, accepted: Collection[int]) -> None:
         with self._lock:
-            if answer.status == 201:
+            if answer.status in accepted:
                 self._ledger.submitted(key, answer.body["job_id"], wall_ms())
             elif answer.nothing_happened:
                 self._ledger.not_submitted(key)
             self._ledger.counts.full += answer.status == 507
-            if answer.status not in (201, 503, 507, None):
+            if answer.status not in (*accepted, 503, 507, None):
                 self._ledger.strange(key, f"submit: {answer.status} {answer.body}")
-        if answer.status != 201:
+
+    def _submit_keyed(
+        self, caller: Caller, draws: random.Random, key: str, body: Mapping[str, object]
+    ) -> None:
+        """Submit until it is known what came of it; whatever did is one job."""
+        last_s = time.monotonic() + _SENT_AGAIN_WITHIN_S
+        answer = self._known_outcome(caller, body, last_s)
+        # 200 also at the first time: its front may have asked again, under a partition that died.
+        self._note_submit(key, answer, (200, 201))
+        if answer.status not in (200, 201):
             time.sleep(_PAUSE_S)
+            return
+        with self._lock:
+            self._ledger.counts.keyed += 1
+            self._ledger.counts.replayed += answer.status == 200
+        if draws.random() < _REUSED:
+            self._reuse(caller, key, body, answer.body["job_id"], last_s)
+
+    def _known_outcome(self, caller: Caller, body: Mapping[str, object], last_s: float) -> Answer:
+        in_doubt = False
+        while (answer := caller.call("POST", "/jobs", body)).status in (503, 507, None):
+            in_doubt = in_doubt or not answer.nothing_happened
+            if not in_doubt:
+                break
+            if self._submitted.is_set() or time.monotonic() > last_s:
+                # That this one was refused, if it was, says nothing of those before.
+                return Answer(None)
+            time.sleep(_PAUSE_S)
+        return answer
+
+    def _reuse(
+        self, caller: Caller, key: str, body: Mapping[str, object], job_id: str, last_s: float
+    ) -> None:
+        """Use the key of a job again: for other bodies, and for its own."""
+        rivals = ({"group": "another"}, {"payload": f"{key}? not what {key} stands for"})
+        for other in (*rivals, {}):
+            if self._submitted.is_set() or time.monotonic() > last_s:
+                return
+            answer = caller.call("POST", "/jobs", {**body, **other})
+            status = answer.status
+            with self._lock:
+                if status == 200 and not other:
+                    self._ledger.replayed(key, job_id, answer.body["job_id"])
+                elif status not in (422 if other else None, 503, 507, None):
+                    self._ledger.strange(job_id, f"{key} again: {status} {answer.body}")
+                self._ledger.counts.conflicts += status == 422
 
     def _work(self, draws: random.Random, number: int) -> None:
         del number

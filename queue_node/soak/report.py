@@ -20,7 +20,13 @@ class Verdict(msgspec.Struct):
     minutes: float
     seed: int
     jobs: int
-    """Accepted with 201."""
+    """Accepted with 201, or under a key with 200."""
+    keyed: int
+    """Of those, with an idempotency key and a group."""
+    replayed: int
+    """Submits under a key that were answered with 200."""
+    conflicts: int
+    """Other bodies under the key of a job, all refused with 422."""
     finished: int
     verified: int
     seen_gone: int
@@ -106,6 +112,10 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
         f"  jobs: {verdict.jobs:,} accepted, {verdict.finished:,} finished,"
         f" {verdict.verified:,} verified ({verdict.seen_gone:,} until they were forgotten),"
         f" {verdict.unverified:,} not"
+    )
+    yield (
+        f"  keys: {verdict.keyed:,} jobs with a key and a group, {verdict.replayed:,} submits"
+        f" answered 200 under them, {verdict.conflicts:,} other bodies refused (422)"
     )
     yield (
         f"  leases: {verdict.leases:,} ({verdict.retries:,} retries), {verdict.settled:,} reports"

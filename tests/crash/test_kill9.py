@@ -7,7 +7,7 @@ each run, the figure grows with every run.
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -220,12 +220,13 @@ def test_a_new_node_takes_over_from_orphans_that_still_end(make_node: NodeMaker)
 
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """The process does nothing inside the block, and does not know it."""
+    """The process does nothing inside the block, and does not know it; it may be killed there."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def partition_of(job_id: str) -> int:

@@ -28,6 +28,9 @@ def test_two_minutes_of_chaos_break_no_promise(tmp_path: Path, points: Points):
     assert verdict["verified"] == verdict["finished"] > 500
     assert verdict["seen_gone"] > 0
     assert verdict["retries"] > 0
+    assert verdict["keyed"] > 0
+    assert verdict["replayed"] > 0
+    assert verdict["conflicts"] > 0
     assert all(verdict["kills"].values())
     assert verdict["stalls"] > 0
     for kind, count in verdict["kills"].items():

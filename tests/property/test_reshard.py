@@ -43,6 +43,7 @@ steps = st.one_of(
         st.sampled_from(("extend", "release", "release later")),
     ),
     st.tuples(st.just("call"), st.sampled_from((Cancel, Retry, Forget)), st.integers(0, 30)),
+    st.tuples(st.just("claim"), st.integers(0, 65535), st.integers(0, 65535)),
     st.tuples(st.just("pause"), st.sampled_from(QUEUES), st.booleans()),
     st.tuples(st.just("settle"), st.integers(0, 9), texts, st.booleans()),
     st.tuples(st.just("wait"), st.sampled_from((0, 1, 900, 6_000))),
@@ -56,6 +57,8 @@ def filled_node(path: Path, partitions: int, script: list[Any]) -> HandNode:
         match name:
             case "submit":
                 node.submit(*arguments)
+            case "claim":
+                node.claim(*arguments)
             case "lease":
                 node.lease(*arguments)
             case "settle":
@@ -124,6 +127,7 @@ EVERY_STATE = [
         ("submit", 9_000 * number % 65536, b"shape", 3, OWNERS[number % 3], shape)
         for number, shape in enumerate([*SHAPES, *SHAPES])
     ),
+    *(("claim", slot, 65_535 - slot) for slot in range(0, 65536, 7_000)),
     *(("lease", number, ("slow", "mail"), 3) for number in range(4)),
     ("hold", -1, "extend"),
     ("hold", -2, "release"),
@@ -135,10 +139,12 @@ EVERY_STATE = [
     ("call", Forget, -4),
     ("call", Cancel, -6),
     ("call", Cancel, -8),
+    ("claim", 7_000, 58_535),
+    ("claim", 7_000, 7_000),
     ("pause", "mail", True),
     ("wait", 1),
 ]
-"""Jobs in all states, and of all shapes."""
+"""Jobs in all states, and of all shapes; keys that are claimed, once, again, and in vain."""
 
 
 @example(2, 3, EVERY_STATE)

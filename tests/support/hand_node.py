@@ -17,12 +17,14 @@ from partitions.log import Log, Sizes, identity_of
 from partitions.messages import (
     Ack,
     Cancel,
+    ClaimKeys,
     Command,
     Enqueue,
     Extend,
     Fail,
     Forget,
     JobView,
+    KeyClaim,
     Lease,
     Leased,
     LeasedMany,
@@ -181,6 +183,12 @@ class HandNode:
         self.partitions[partition_of(slot, self.count)].step(command, self.now_ms)
         return job_id
 
+    def claim(self, key_slot: int, slot: int) -> None:
+        """Claim an idempotency key for a slot, anew if need be; it may be another slot's."""
+        key_id = make_job_id(0, key_slot, key_slot)
+        claiming = ClaimKeys([KeyClaim(key_id, slot)])
+        self.partitions[partition_of(key_slot, self.count)].step(claiming, self.now_ms)
+
     def lease(self, number: int, queues: tuple[str, ...] = QUEUES, count: int = 1) -> None:
         """Lease from one partition."""
         number %= self.count
@@ -258,6 +266,14 @@ class HandNode:
             name: group for closed in self._closed for name, group in closed.whole.groups.items()
         }
 
+    def claims(self) -> dict[bytes, int]:
+        """Every claim of an idempotency key."""
+        return {
+            key_id: claim
+            for closed in self._closed
+            for key_id, claim in closed.whole.rest["claims"].items()
+        }
+
     def paused(self) -> set[str]:
         """Queues that are paused."""
         return {queue for closed in self._closed for queue in closed.whole.rest["paused"]}
@@ -297,6 +313,7 @@ def differences(partitions: list[HandPartition], node: HandNode) -> list[str]:
     expected, ready_order = node.expected(), node.ready_order()
     seen: list[bytes] = []
     groups: dict[tuple[str, str], Group] = {}
+    claims = node.claims()
     for number, partition in enumerate(partitions):
         for job_id, has in partition.jobs().items():
             seen.append(job_id)
@@ -318,6 +335,13 @@ def differences(partitions: list[HandPartition], node: HandNode) -> list[str]:
         found = snapshot(partition.state)
         if found.ready != mine:
             wrong.append(f"the order in partition {number} is {found.ready}, not {mine}")
+        own = {
+            key_id: claim
+            for key_id, claim in claims.items()
+            if partition_of(slot_of(key_id), len(partitions)) == number
+        }
+        if found.claims != own:
+            wrong.append(f"claims in partition {number}: {found.claims}, not {own}")
         if found.paused != node.paused():
             wrong.append(f"paused in partition {number}: {found.paused}, not {node.paused()}")
         groups |= whole(partition.state).groups

@@ -141,6 +141,11 @@ def leased_before_the_201(story: Story) -> None:
     story.view()
 
 
+def sent_again_under_its_key(story: Story) -> None:
+    story.done()
+    story.ledger.replayed("0.1", "a", "a")
+
+
 RIGHT = [
     done_and_seen_again,
     failed_then_done,
@@ -149,6 +154,7 @@ RIGHT = [
     answers_lost,
     sent_again,
     leased_before_the_201,
+    sent_again_under_its_key,
 ]
 
 
@@ -239,6 +245,11 @@ def two_ids_for_a_submit(story: Story) -> None:
 def one_id_for_two_submits(story: Story) -> None:
     story.submit()
     story.submit(payload="0.2 other")
+
+
+def one_key_two_jobs(story: Story) -> None:
+    story.done()
+    story.ledger.replayed("0.1", "a", "b")
 
 
 def refused_submit_is_a_job(story: Story) -> None:
@@ -353,6 +364,7 @@ WRONG = {
     one_submit_two_jobs: Kind.DOUBLED,
     two_ids_for_a_submit: Kind.DOUBLED,
     one_id_for_two_submits: Kind.DOUBLED,
+    one_key_two_jobs: Kind.DOUBLED,
     refused_submit_is_a_job: Kind.DOUBLED,
     refused_submit_was_a_job_before: Kind.WRONG,
     token_twice: Kind.DOUBLED,

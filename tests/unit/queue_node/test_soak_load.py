@@ -1,9 +1,11 @@
 """The clients of a soak against a fake node: one that is right, and some that break a promise."""
 
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -105,6 +107,25 @@ class DoublesSubmits(SoakedNode):
         return super()._put(payload, max_retries)
 
 
+class ForgetsKeys(SoakedNode):
+    """A submit under a key makes another job each time."""
+
+    def _carry_out(self, seen: Seen, key: str) -> Answer:
+        self.submitted.clear()
+        return super()._carry_out(seen, key)
+
+
+class MixesUpKeys(SoakedNode):
+    """A submit that is sent again under its key is answered with another job."""
+
+    def _submit(self, body: dict[str, Any]) -> Answer:
+        answer = super()._submit(body)
+        if answer.status == 200:
+            other = next(iter(self.jobs))
+            return replace(answer, body=json.dumps({"job_id": other}).encode())
+        return answer
+
+
 def soak(node: FakeNode, enough: Callable[[Ledger], bool]) -> Ledger:
     """Load on the node until there was enough; then all work is finished."""
     ledger = Ledger(lease_ms=LEASE_MS, retention_ms=CREW.retention_ms)
@@ -127,9 +148,13 @@ def soak(node: FakeNode, enough: Callable[[Ledger], bool]) -> Ledger:
 
 def test_a_node_that_is_right_passes():
     with SoakedNode() as node:
-        ledger = soak(
-            node, lambda books: books.counts.finished >= ENOUGH and books.counts.resent > 0
-        )
+
+        def enough(books: Ledger) -> bool:
+            counts = books.counts
+            rare = (counts.resent, counts.keyed, counts.replayed, counts.conflicts)
+            return counts.finished >= ENOUGH and all(rare)
+
+        ledger = soak(node, enough)
         ledger.close(0)
     assert ledger.violations == []
     counts = ledger.counts
@@ -145,6 +170,21 @@ def test_answers_that_get_lost_are_not_held_against_the_node():
         ledger.close(ledger.counts.lost_leases)
     assert ledger.violations == []
     assert ledger.counts.lost_leases > 0
+
+
+def test_a_submit_under_a_key_is_sent_again_until_its_outcome_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("queue_node.soak.load._KEYED", 1.0)
+    refused = Answer(503, headers=(("Retry-After", "1"),))
+    with SoakedNode() as node:
+        node.fail("submit", *(HangUp(ran=True), refused, Answer(503), HangUp(ran=False)) * 10)
+        ledger = soak(node, lambda books: books.counts.accepted >= ENOUGH)
+        assert ledger.counts.accepted == ledger.counts.keyed == len(node.jobs)
+        assert len(ledger) == len(node.jobs), "nothing is in doubt"
+        ledger.close(0)
+    assert ledger.violations == []
+    assert ledger.counts.replayed > 0
 
 
 def test_a_refusal_that_was_none_is_found():
@@ -165,6 +205,8 @@ def test_a_refusal_that_was_none_is_found():
         (LosesAcks, Kind.LOST),
         (LeasesTwice, Kind.DOUBLED),
         (DoublesSubmits, Kind.DOUBLED),
+        (ForgetsKeys, Kind.DOUBLED),
+        (MixesUpKeys, Kind.DOUBLED),
         (ChangesResults, Kind.LOST),
         (ChangesPayloads, Kind.WRONG),
     ],
