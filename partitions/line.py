@@ -53,10 +53,17 @@ class Line:
 
     def add(self, job: Job) -> None:
         """Put a job in its place."""
-        if not self._chunks or self._chunks[-1][-1].number < job.number:
-            self.append(job)
-            return
         self._count += 1
+        chunks = self._chunks
+        if not chunks:
+            chunks.append([job])
+            return
+        if (last := chunks[-1])[-1].number < job.number:  # A job that was just submitted.
+            if len(last) < _CHUNK:
+                last.append(job)
+            else:
+                chunks.append([job])
+            return
         at = max(0, bisect_right(self._chunks, job.number, key=_first_number) - 1)
         chunk = self._own(at)
         chunk.insert(bisect_left(chunk, job.number, key=_number_of), job)
