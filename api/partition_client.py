@@ -87,8 +87,8 @@ class PartitionClient:
         self._connected = trio.Event()
         self.state = "down"
         """``serving``, ``down``, or ``recovering (n%)``."""
-        self._sent_id = 0
-        self._answered_id = 0
+        self._sent = 0
+        self._answered = 0
         self._frames = 0
         self._hangs = False
 
@@ -256,7 +256,7 @@ class PartitionClient:
                 # Whoever woke us may have given up since.
                 continue
             requests, size = list(self._outgoing.values()), self._outgoing_bytes
-            self._sent_id = requests[-1].request_id
+            self._sent += len(requests)
             self._outgoing.clear()
             self._outgoing_bytes = 0
             if size <= FRAME_BYTES_SOFT:
@@ -277,9 +277,9 @@ class PartitionClient:
         """
         silent = 0
         while silent < _LOOKS:
-            owed_up_to, frames = self._sent_id, self._frames
+            sent, frames = self._sent, self._frames
             await trio.sleep(_SILENCE_S / _LOOKS)
-            owes = self._answered_id < owed_up_to
+            owes = self._answered < sent
             silent = silent + 1 if owes and self._frames == frames else 0
         _logger.error("partition %d hangs: cut off until it is back", self.partition)
         self._hangs = True
@@ -301,8 +301,7 @@ class PartitionClient:
             if request_id == PUSH_ID:
                 self._take_push(response.reply)
                 continue
-            # A partition answers each front in the order in which it was asked.
-            self._answered_id = request_id
+            self._answered += 1
             if (call := self._take_call(request_id)) is not None:
                 call.answer(response.reply)
 
@@ -344,7 +343,7 @@ class PartitionClient:
         self.state = "down"
         self.heads.clear()
         # What was not answered never will be: the next connection owes nothing.
-        self._answered_id = self._sent_id
+        self._answered = self._sent
         unsent = self._outgoing
         self._outgoing, self._outgoing_bytes = {}, 0
         for request_id in list(self._calls):

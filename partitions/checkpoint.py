@@ -80,8 +80,8 @@ _OWED_MAX_S: Final = 2.0
 up that says nothing for 5 s."""
 _SIZE_SHARE: Final = 1.5
 """Sealed segments should not hold more than so many times the live data."""
-_PRESSURE_FROM: Final = 0.9
-_PRESSURE_FULL: Final = 1.3
+_PRESSURE_FROM: Final = 1.1
+_PRESSURE_FULL: Final = 1.4
 """Pressure is 0 with the first of these, 1 with the second: what the log takes above that, in
 segments, with the room for a copy. Two are promised; the rest is for what full pressure lets
 through, which is less and less up to 2. A steady load without a backlog stays below the first: it

@@ -5,9 +5,9 @@ load the next ones are mostly there by the time that a batch is answered. So the
 before it waits (``at_once``), and the pipes are read where they stand: to have two tasks woken
 for each batch took a tenth of a partition's CPU time.
 
-**Order.** A front is answered in the order in which it asked. So ``at_once`` gives what is in the
-mailbox before anything else, and reads only pipes whose task waits for bytes: all that it read
-before is in the mailbox by then.
+**Order.** What a front asks is applied in the order in which it asked, but for acks, which may have
+to wait (``mail``). So ``at_once`` gives what is in the mailbox before anything else, and reads only
+pipes whose task waits for bytes: all that it read before is in the mailbox by then.
 """
 
 import logging

@@ -40,15 +40,16 @@ FREED_BYTES_MAX: Final = 4 << 20
 """Texts that the acks of one batch free, or one call's if that is more: a sixteenth of a segment.
 Estimated by what the texts of a job take on average."""
 
-HELD_BYTES_MAX: Final = 8 << 20
-"""Acks that wait for cleaning, as bytes of a record: some 75,000. With more of them a partition
-takes in nothing else until there are fewer."""
+HELD_BYTES_MAX: Final = 32 << 20
+"""Acks that wait for cleaning, as bytes of a record: some 300,000, or 60 MB of memory. With more of
+them the first ones are taken, though cleaning is owed."""
 
 BATCH_REQUESTS_MAX: Final = 128
 """Requests that share one commit. Keeps a record small against the segment."""
 
 BATCH_BYTES_MAX: Final = 8 << 20
-"""What shares one commit: at most this and one more command (of a frame) are in a record."""
+"""What shares one commit: at most this and one more command (of a frame) are in a record. Acks that
+waited are counted like all else."""
 
 RECORD_BYTES_MAX: Final = 48 << 20
 """A record longer than this is not one of ours: the header is damaged."""

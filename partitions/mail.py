@@ -1,6 +1,7 @@
 """What fronts ask for, as the actor takes it in; and acks that wait for their turn."""
 
 from collections import deque
+from typing import Final
 
 import msgspec
 
@@ -8,6 +9,9 @@ from partitions.costs import record_bytes
 from partitions.limits import BATCH_BYTES_MAX, HELD_BYTES_MAX
 from partitions.messages import Ack, Command, Forget, Many, Request, Sweep
 from partitions.pipe import Pipe
+
+_FEW: Final = 8
+"""Requests about one job each that wait together."""
 
 
 class Mail(msgspec.Struct, frozen=True, gc=False):
@@ -42,7 +46,7 @@ class Mail(msgspec.Struct, frozen=True, gc=False):
 
 
 class WaitingAcks:
-    """Acks, and whatever else frees texts, on their way into a batch: in order of arrival.
+    """Acks, and what else takes texts away from jobs at once, in order of arrival.
 
     They wait here while cleaning is owed (``checkpoint``), and a batch takes only some of them.
     """
@@ -57,7 +61,7 @@ class WaitingAcks:
 
     @property
     def is_full(self) -> bool:
-        """So much waits that nothing more should be taken in."""
+        """So much waits that the first ones must not wait any longer."""
         return self._bytes >= HELD_BYTES_MAX
 
     def keep(self, mail: Mail) -> Mail | None:
@@ -71,17 +75,20 @@ class WaitingAcks:
                 few.append(request)
             elif ends:
                 self._add(mail.pipe, [request], ends)
-        if few:
-            self._add(mail.pipe, few, len(few))
+        for first in range(0, len(few), _FEW):
+            some = few[first : first + _FEW]
+            self._add(mail.pipe, some, len(some))
         return Mail.made(mail.pipe, rest) if rest else None
 
     def take(self, jobs: int) -> list[Mail]:
         """The first ones, which end so many jobs or a few more; at least one, if there is one."""
         mails: list[Mail] = []
-        while self._mails and (jobs > 0 or not mails):
+        size = 0
+        while self._mails and ((jobs > 0 and size < BATCH_BYTES_MAX) or not mails):
             mail, ends = self._mails.popleft()
             self._bytes -= mail.record_bytes
             jobs -= ends
+            size += mail.record_bytes
             mails.append(mail)
         return mails
 

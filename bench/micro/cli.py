@@ -12,6 +12,7 @@ from bench import environment
 from bench.errors import BenchError
 from bench.micro import codec, log, state, storage
 from bench.micro.figure import Figure
+from partitions.limits import TEXT_BYTES_MAX
 
 PARTS = ("state", "codec", "log", "storage")
 _ON_DISK = ("log", "storage")
@@ -63,6 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
             name = option.replace("_", "-")
             print(f"queue-node bench: --{name}: must be at least 1", file=sys.stderr)
             return 2
+    if arguments.payload_bytes > TEXT_BYTES_MAX:
+        print(f"queue-node bench: --payload-bytes: at most {TEXT_BYTES_MAX}", file=sys.stderr)
+        return 2
     facts = environment.describe(directory if arguments.part in _ON_DISK else None)
     try:
         figures = _measure(arguments, directory)

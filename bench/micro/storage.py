@@ -40,6 +40,7 @@ JOBS: Final = 1_000_000
 ACKS: Final = 100
 PAYLOAD_BYTES: Final = 256
 _BATCH: Final = 100
+_BATCH_BYTES: Final = 8 << 20
 _NOW_MS: Final = 1_700_000_000_000
 _IDENTITY: Final = Identity(0, 0, SLOTS)
 
@@ -154,11 +155,12 @@ def _run(phase: str, directory: Path, load: Load) -> Phase:
 def _fill(state: PartitionState, log: Log, load: Load) -> None:
     draw = random.Random(1)
     payload = draw.randbytes(load.payload_bytes)
-    size = _BATCH * (load.payload_bytes + EVENT_BYTES_MAX)
-    for first in range(0, load.jobs, _BATCH):
-        now_ms = _NOW_MS + first // _BATCH
+    at_once = max(1, min(_BATCH, _BATCH_BYTES // load.payload_bytes))
+    size = at_once * (load.payload_bytes + EVENT_BYTES_MAX)
+    for first in range(0, load.jobs, at_once):
+        now_ms = _NOW_MS + first // at_once
         events: list[Event] = []
-        for _ in range(min(_BATCH, load.jobs - first)):
+        for _ in range(min(at_once, load.jobs - first)):
             job_id = make_job_id(now_ms, draw.getrandbits(58), draw.randrange(SLOTS))
             command = Enqueue(job_id, payload, 3, "owner")
             events += state.apply(command, now_ms, log.put).events

@@ -1,5 +1,6 @@
 """Acks that outrun cleaning wait for it in the actor; all else goes on."""
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -42,12 +43,13 @@ class Owing:
     def __init__(self) -> None:
         self.is_owed = False
         self.steps = 0
+        self.pause_ms = 20
         self.partition: Partition | None = None
 
     @property
     def next_step_ms(self) -> int | None:
         assert self.partition is not None
-        return self.partition.clock.now_ms() + 20 if self.is_owed else None
+        return self.partition.clock.now_ms() + self.pause_ms if self.is_owed else None
 
     def note_work(self) -> None:
         pass
@@ -178,11 +180,13 @@ async def test_they_go_on_some_at_a_time_in_order_with_a_look_at_cleaning_betwee
 async def test_what_waits_when_the_fronts_are_gone_is_stored(
     autojump_clock, partition, front, cleaning, disk
 ):
+    # Also while there is always something to clean: it is not waited for.
     async with partition.running():
         tokens = await leased(front, 1, 2)
         cleaning.is_owed = True
         waiting = [front.mail(ack(index, token)) for index, token in enumerate(tokens, start=1)]
         await no_reply(front, waiting[0])
+        cleaning.pause_ms = 0
     for index, ids in enumerate(waiting, start=1):
         assert await front.replies(ids) == [Settled(job_id(index))]
     state = PartitionState()
@@ -190,19 +194,82 @@ async def test_what_waits_when_the_fronts_are_gone_is_stored(
     assert {job.state.name for job in jobs_of(state).values()} == {"ACKED"}
 
 
-async def test_with_too_many_of_them_nothing_more_is_taken_in(
+async def test_with_too_many_of_them_the_first_are_taken_and_nobody_else_is_stopped(
     autojump_clock, partition, front, cleaning, monkeypatch
 ):
     async with partition.running():
         tokens = await leased(front, *range(1, 11))
-        monkeypatch.setattr(module, "HELD_BYTES_MAX", 500)
+        monkeypatch.setattr(module, "HELD_BYTES_MAX", 1_000)
+        monkeypatch.setattr(actor, "FREED_BYTES_MAX", 1)
         cleaning.is_owed = True
         waiting = [front.mail(ack(index, token)) for index, token in enumerate(tokens, start=1)]
-        read = front.mail(Get(job_id(1)))
-        await no_reply(front, read)
+        await front.ask(Get(job_id(1)))
+        await front.replies(waiting[0])
+        await no_reply(front, waiting[-1])
         cleaning.is_owed = False
-        for ids in [*waiting, read]:
+        for ids in waiting[1:]:
             await front.replies(ids)
+
+
+async def test_frames_with_few_acks_each_are_not_taken_all_at_once(
+    autojump_clock, partition, front, disk, monkeypatch
+):
+    async with partition.running():
+        await front.ask(*(enqueue(index) for index in range(600)))
+        job_bytes = partition.state.jobs.live.total_bytes // 600
+        calls = []
+        for _ in range(60):
+            [many] = await front.ask(LeaseMany(Lease(60_000), 10))
+            assert isinstance(many, LeasedMany)
+            calls.append(Many([Ack(each.job_id, each.lease_token, None) for each in many.jobs]))
+        monkeypatch.setattr(actor, "FREED_BYTES_MAX", 20 * job_bytes)
+        disk.lines.clear()
+        waiting = [front.mail(call) for call in calls]
+        for ids in waiting:
+            await front.replies(ids)
+        assert disk.lines.count("sync") >= 20
+
+
+async def test_others_have_their_turns_while_the_line_is_worked_off(
+    autojump_clock, partition, front, cleaning, disk, monkeypatch
+):
+    monkeypatch.setattr(actor, "FREED_BYTES_MAX", 1)
+    turns_at: list[int] = []
+
+    async def others() -> None:
+        while True:
+            turns_at.append(disk.lines.count("sync"))
+            await trio.lowlevel.checkpoint()
+
+    async with partition.running():
+        tokens = await leased(front, *range(1, 61))
+        cleaning.is_owed = True
+        waiting = [front.mail(ack(index, token)) for index, token in enumerate(tokens, start=1)]
+        await no_reply(front, waiting[0])
+        async with trio.open_nursery() as nursery:
+            cleaning.is_owed = False
+            front.mail(Get(job_id(1)))  # Time stands still from now on: this wakes the actor.
+            nursery.start_soon(others)
+            for ids in waiting:
+                await front.replies(ids)
+            nursery.cancel_scope.cancel()
+    assert max(b - a for a, b in pairwise(turns_at)) <= 20, "two rounds of nine at worst"
+
+
+async def test_a_front_whose_acks_wait_hears_something_all_the_same(
+    autojump_clock, partition, front, cleaning
+):
+    partition.actor.greet(front.pipe)
+    async with partition.running():
+        [token] = await leased(front, 1)
+        cleaning.is_owed = True
+        waiting = front.mail(ack(1, token))
+        frames = front.frames
+        with trio.move_on_after(4.5):
+            await front.replies(waiting)
+        assert front.frames - frames >= 3
+        cleaning.is_owed = False
+        await front.replies(waiting)
 
 
 async def test_a_call_for_very_many_is_one_answer(autojump_clock, partition, front, cleaning):
