@@ -343,6 +343,24 @@ async def test_a_partition_that_owes_nothing_may_be_silent(
     assert running.connections == before
 
 
+@pytest.mark.usefixtures("impatient")
+async def test_a_partition_that_answers_acks_late_owes_nothing_afterwards(
+    running: FakePartition, client: PartitionClient, calls: Calls
+) -> None:
+    running.faults = [Fault.MUTE]
+    calls.start([Lease(1000)] * 3)
+    await until(lambda: len(running.commands) == 3)
+    requests = [request for frame in running.frames for request in frame]
+    for request in reversed(requests):
+        await running.send(encode_responses([Response(request.request_id, NothingReady())]))
+    await until(lambda: calls.ended == 3)
+    assert calls.errors == []
+    before = running.connections
+    await trio.sleep(0.6)
+    assert client.serving
+    assert running.connections == before
+
+
 async def test_without_a_connection_a_call_is_refused_as_not_sent(
     partition: FakePartition,
 ) -> None:
