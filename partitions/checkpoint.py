@@ -172,6 +172,8 @@ class Checkpoints:
         """``{number: bytes}`` of segments with a text that cannot be read: copying them forward is
         given up, and no pressure would make them smaller."""
         self._next_ms = 0
+        self._is_pausing = False
+        """Whether it is for others' sake that there is no step before that."""
         self._began_ms = 0
         self._work_since: float | None = None
         self._work_s = 0.0
@@ -208,7 +210,11 @@ class Checkpoints:
             self._work_s += started - self._work_since
             self._work_since = None
         if now_ms < self._next_ms:
-            return
+            # With large texts, acks bring full pressure within a pause.
+            if not self._is_pausing or self._pressure() < 1:
+                return
+            self._next_ms = now_ms
+        self._is_pausing = False
         worked_s, self._work_s = self._work_s, 0.0
         if not self._do_something(now_ms):
             self._owed_s = 0.0
@@ -228,6 +234,7 @@ class Checkpoints:
             self._owed_s = 0.0  # It cannot go on for now.
         elif not self._owed_s:
             self._next_ms = now_ms + int(took_s * 1000 * duty)
+            self._is_pausing = True
 
     def finish(self, now_ms: int, within_ms: int) -> bool:
         """On a clean shutdown: a snapshot of all there is, if that can be had in time."""
