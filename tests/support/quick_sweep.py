@@ -18,6 +18,7 @@ EVERY_S = 0.1
 def main(arguments: list[str]) -> int:
     """Be one of the two until told to stop."""
     if arguments == ["front"]:
+        # No setting: nobody but a test wants it, and mypy knows that it is Final.
         claims._EVERY_S = EVERY_S  # type: ignore[misc]
         return entry.main()
     return serve(config.read(os.environ), Commands(front=(*COMMAND, "front")))
