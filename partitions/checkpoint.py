@@ -24,8 +24,9 @@ nearly all of it, and acks become slower instead of the log larger. Between two 
 then several steps, for ``_BURST_S`` and one step at most. The rest of what the work on a batch
 brought stays **owed**: until it is done the actor takes in no more acks, while it goes on with all
 else. So it does not matter whether a hundred jobs are acked at once or ten thousand. (With texts of
-64 KiB and many callers it is not enough: docs/durability.md.) Snapshots come more often, whatever they take. And while the log is too large one begins
-with a new segment, so that what it covers need not wait for the next one.
+64 KiB and many callers it is not enough: docs/durability.md.) Snapshots come more often, whatever
+they take. And while the log is too large one begins with a new segment, so that what it covers need
+not wait for the next one.
 
 ``longest_step_ms`` is what all this costs a client at worst. Everything is synced by the thread
 that calls.
@@ -76,8 +77,8 @@ _DUTY_MIN: Final = 1 / 1024
 _BURST_S: Final = 0.020
 """Steps in a row, under pressure: the last one begins before that."""
 _OWED_MAX_S: Final = 2.0
-"""More is never owed at once; what goes on meanwhile, and acks that are before them in the line, come
-on top of what acks wait."""
+"""More is never owed at once. What goes on meanwhile, and acks that are before them in the line,
+come on top of what acks wait."""
 _SIZE_SHARE: Final = 1.5
 """Sealed segments should not hold more than so many times the live data."""
 _PRESSURE_FROM: Final = 1.1
